@@ -1,0 +1,111 @@
+"""What numbers an expression can stand for: literals, module constants, and arguments at the file's own call sites."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+
+from migrator.recognise.index import CallSite, ClassInfo, FileIndex, FunctionNode, bind, walk_statements
+
+Number = int | float
+_OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow, ast.Mod: operator.mod,
+}  # fmt: skip
+_DEPTH = 6
+
+
+def init_values(index: FileIndex, info: ClassInfo, expression: ast.expr) -> list[Number | None]:
+    """The values of an expression of `info.__init__`, one for each way the file itself constructs the class.
+
+    None stands for a way that cannot be told. A class that the file never constructs has no values.
+    """
+    return [_evaluate(index, expression, scope) for scope in _init_scopes(index, info, _DEPTH)]
+
+
+def number(index: FileIndex, expression: ast.expr) -> Number | None:
+    """The value of an expression of literals and module constants."""
+    return _evaluate(index, expression, {})
+
+
+_Scope = Mapping[str, Number | None]
+
+
+def _init_scopes(index: FileIndex, info: ClassInfo, depth: int) -> list[_Scope]:
+    """What the parameters and plain locals of `__init__` are, for each construction."""
+    init = info.methods.get("__init__")
+    if init is None or depth == 0:
+        return [{}]
+    scopes: list[_Scope] = []
+    for site in index.calls.get(info.name, []):
+        bound = bind(info.init_parameters, site.call)
+        for outer in _caller_scopes(index, site, depth):
+            if bound is None:
+                scopes.append({})
+                continue
+            inner = {name: _evaluate(index, value, outer) for name, value in bound.items()}
+            scopes.append(_with_locals(index, init, inner))
+    return scopes
+
+
+def _caller_scopes(index: FileIndex, site: CallSite, depth: int) -> list[_Scope]:
+    """Scopes in which a call site may run."""
+    tree = site.definition.tree
+    if isinstance(tree, ast.ClassDef) and site.scope and site.scope[0].name == "__init__":
+        info = index.classes.get(tree.name)
+        return _init_scopes(index, info, depth - 1) if info is not None and info.node is tree else [{}]
+    if site.scope:
+        return [_with_locals(index, site.scope[0], {})]
+    return [_locals(index, [tree], {})]
+
+
+def _with_locals(index: FileIndex, function: FunctionNode, scope: _Scope) -> _Scope:
+    return _locals(index, function.body, scope)
+
+
+def _locals(index: FileIndex, body: list[ast.stmt], scope: _Scope) -> _Scope:
+    """The scope with names that are assigned once, to something that is known."""
+    known = dict(scope)
+    counts: dict[str, int] = {}
+    for statement in walk_statements(body):
+        for name in _assigned(statement):
+            counts[name] = counts.get(name, 0) + 1
+    for statement in walk_statements(body):
+        for name in _assigned(statement):
+            single = counts[name] == 1 and name not in scope and isinstance(statement, ast.Assign)
+            known[name] = _evaluate(index, statement.value, known) if single and isinstance(statement, ast.Assign) else None
+    return known
+
+
+def _assigned(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.Assign):
+        return [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    if isinstance(statement, ast.AnnAssign | ast.AugAssign | ast.For) and isinstance(statement.target, ast.Name):
+        return [statement.target.id]
+    return []
+
+
+def _evaluate(index: FileIndex, node: ast.expr, scope: _Scope) -> Number | None:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, int | float) and not isinstance(node.value, bool) else None
+    if isinstance(node, ast.Name):
+        if node.id in scope:
+            return scope[node.id]
+        constant = index.constants.get(node.id)
+        return _evaluate(index, constant, {}) if constant is not None else None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _evaluate(index, node.operand, scope)
+        return None if value is None else -value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _evaluate(index, node.left, scope), _evaluate(index, node.right, scope)
+        if left is None or right is None or (isinstance(node.op, ast.Pow) and abs(right) > 64):
+            return None
+        try:
+            return _OPERATORS[type(node.op)](left, right)
+        except (ArithmeticError, ValueError):
+            return None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "int" and len(node.args) == 1:
+        value = _evaluate(index, node.args[0], scope)
+        return None if value is None else int(value)
+    return None

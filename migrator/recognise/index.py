@@ -1,0 +1,398 @@
+"""What stands in one file: its top-level definitions, classes, imports and who uses whom.
+
+The file is parsed once. A pass that changes a few definitions makes the next index from this one (`replaced`): only
+what changed is parsed again, everything else, with what was found out about it, is shared.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines with their ends, as Python's tokenizer counts them (form feeds and U+2028 do not end a line)."""
+    return _LINE.findall(text)
+
+
+@dataclass(eq=False)
+class Definition:
+    """A top-level statement of the file, with the text of its whole lines.
+
+    `tree` keeps the line numbers it was parsed with; a line of the file is `node.lineno + shift`.
+    """
+
+    name: str
+    text: str
+    tree: ast.stmt
+    first_line: int
+    shift: int
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def last_line(self) -> int:
+        return self.first_line + len(split_lines(self.text)) - 1
+
+    def line(self, node: ast.AST) -> int:
+        """Line of `node` in the file."""
+        line: int = getattr(node, "lineno", 1)
+        return line + self.shift
+
+    def line_in_text(self, node: ast.AST) -> int:
+        """Line of `node` in `text`, from 1."""
+        return self.line(node) - self.first_line + 1
+
+    def source(self, node: ast.expr | ast.stmt) -> str:
+        """The source of `node`, as it stands in the file."""
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        first, last = self.line_in_text(node) - 1, node.end_lineno + self.shift - self.first_line
+        lines = [line.encode() for line in split_lines(self.text)[first : last + 1]]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return b"".join(lines).decode()
+
+    def moved(self, lines: int) -> Definition:
+        """The same definition, `lines` further down; what is known of it stays known."""
+        if not lines:
+            return self
+        return Definition(self.name, self.text, self.tree, self.first_line + lines, self.shift + lines, self.memo)
+
+
+@dataclass(eq=False)
+class ClassInfo:
+    """A top-level class: its methods and the attributes that `__init__` gives to `self`."""
+
+    name: str
+    node: ast.ClassDef
+    definition: Definition
+    index: FileIndex
+
+    @cached_property
+    def methods(self) -> dict[str, FunctionNode]:
+        return {item.name: item for item in self.node.body if isinstance(item, FunctionNode)}
+
+    @cached_property
+    def bases(self) -> tuple[str, ...]:
+        return tuple(self.index.resolve(base) or "" for base in self.node.bases)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is an `nn.Module`, as far as this file shows."""
+        return any(
+            base in ("torch.nn.Module", "torch.nn.modules.module.Module")
+            or (base in self.index.classes and base != self.name and self.index.classes[base].is_module)
+            for base in self.bases
+        )
+
+    @cached_property
+    def init_parameters(self) -> dict[str, ast.expr | None]:
+        """Parameters of `__init__` after `self`, in order, with their defaults."""
+        init = self.methods.get("__init__")
+        return parameters(init) if init else {}
+
+    @cached_property
+    def attributes(self) -> dict[str, list[Assignment]]:
+        """Every `self.name = value` of `__init__`, by name, in order."""
+        init = self.methods.get("__init__")
+        found: dict[str, list[Assignment]] = {}
+        for statement in walk_statements(init.body if init else []):
+            for name, value in _self_targets(statement, first_parameter(init)):
+                found.setdefault(name, []).append(Assignment(name, value, statement))
+        return found
+
+    def attribute(self, name: str) -> ast.expr | None:
+        """The value of an attribute that `__init__` assigns exactly once."""
+        assigned = self.attributes.get(name, [])
+        return assigned[0].value if len(assigned) == 1 else None
+
+    @cached_property
+    def stores_outside_init(self) -> set[str]:
+        """Attributes of `self` that other methods assign."""
+        names: set[str] = set()
+        for method in self.methods.values():
+            if method.name != "__init__":
+                for statement in walk_statements(method.body):
+                    names.update(name for name, _ in _self_targets(statement, first_parameter(method)))
+        return names
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    name: str
+    value: ast.expr
+    statement: ast.stmt
+
+
+class FileIndex:
+    """Index of one file. Raises SyntaxError, as `ast.parse` does, for text that is no Python."""
+
+    def __init__(self, source: str, definitions: tuple[Definition, ...] | None = None) -> None:
+        self.source = source
+        self.definitions = definitions if definitions is not None else _definitions(source)
+
+    # --- names ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def imports(self) -> dict[str, str]:
+        """Local name -> dotted name, for every import anywhere at module level, `try` and `if` included."""
+        table: dict[str, str] = {}
+        for definition in self.definitions:
+            for node in _import_nodes(definition):
+                table.update(_imported(node))
+        return table
+
+    def resolve(self, node: ast.expr) -> str | None:
+        """Dotted name that an expression such as `F.relu` stands for, or None."""
+        names: list[str] = []
+        while isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return None
+        root = self.imports.get(node.id, node.id)
+        return canonical(".".join([root, *reversed(names)]))
+
+    # --- definitions ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def classes(self) -> dict[str, ClassInfo]:
+        """Top-level classes; of two with one name the last, which is what the name means once the file is loaded."""
+        return {d.name: ClassInfo(d.name, d.tree, d, self) for d in self.definitions if isinstance(d.tree, ast.ClassDef)}
+
+    @cached_property
+    def modules(self) -> dict[str, ClassInfo]:
+        return {name: info for name, info in self.classes.items() if info.is_module}
+
+    @cached_property
+    def functions(self) -> dict[str, Definition]:
+        return {d.name: d for d in self.definitions if isinstance(d.tree, FunctionNode)}
+
+    @cached_property
+    def constants(self) -> dict[str, ast.expr]:
+        """Module-level names that are assigned exactly once."""
+        table: dict[str, list[ast.expr]] = {}
+        for definition in self.definitions:
+            if isinstance(definition.tree, ast.Assign):
+                for target in definition.tree.targets:
+                    if isinstance(target, ast.Name):
+                        table.setdefault(target.id, []).append(definition.tree.value)
+        return {name: values[0] for name, values in table.items() if len(values) == 1}
+
+    @cached_property
+    def subclasses(self) -> dict[str, list[str]]:
+        """Class name -> names of the classes of this file that derive from it directly."""
+        table: dict[str, list[str]] = {}
+        for info in self.classes.values():
+            for base in info.bases:
+                table.setdefault(base, []).append(info.name)
+        return table
+
+    @cached_property
+    def calls(self) -> dict[str, list[CallSite]]:
+        """Calls by resolved name of the callee, for callees that are classes of this file."""
+        table: dict[str, list[CallSite]] = {}
+        for definition in self.definitions:
+            for name, call, scope in _calls_of(definition):
+                if name in self.classes:
+                    table.setdefault(name, []).append(CallSite(definition, call, scope))
+        return table
+
+    @cached_property
+    def attribute_reads(self) -> Mapping[str, int]:
+        """How often each attribute name is read anywhere in the file (`anything.name`)."""
+        total: dict[str, int] = {}
+        for definition in self.definitions:
+            for name, count in _attribute_reads(definition).items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+    # --- change -----------------------------------------------------------------------------------------------
+
+    def replaced(self, texts: Mapping[int, str]) -> FileIndex:
+        """The index after the definitions at these positions got new text."""
+        lines = split_lines(self.source)
+        pieces: list[str] = []
+        definitions: list[Definition] = []
+        cursor, moved = 0, 0
+        for position, definition in enumerate(self.definitions):
+            if position not in texts:
+                definitions.append(definition.moved(moved))
+                continue
+            start, end = definition.first_line - 1, definition.last_line
+            pieces += [*lines[cursor:start], texts[position]]
+            definitions.extend(_parsed(texts[position], definition.first_line + moved))
+            moved += len(split_lines(texts[position])) - (end - start)
+            cursor = end
+        pieces.extend(lines[cursor:])
+        return FileIndex("".join(pieces), tuple(definitions))
+
+
+@dataclass(frozen=True, eq=False)
+class CallSite:
+    """`call` stands in `definition`; `scope` are the functions around it, outermost first."""
+
+    definition: Definition
+    call: ast.Call
+    scope: tuple[FunctionNode, ...]
+
+
+_ALIASES = {
+    "torch.nn.functional": "torch.nn.functional",
+    "torch.special.softmax": "torch.softmax",
+    "numpy.pi": "math.pi",
+    "torch.pi": "math.pi",
+    "numpy.sqrt": "math.sqrt",
+}
+
+
+def canonical(name: str) -> str:
+    """One spelling for names that mean the same."""
+    return _ALIASES.get(name, name)
+
+
+def parameters(function: FunctionNode) -> dict[str, ast.expr | None]:
+    """Parameters after `self`, with defaults; `*args` and `**kwargs` are left out."""
+    spec = function.args
+    names = [*spec.posonlyargs, *spec.args]
+    defaults: list[ast.expr | None] = [None] * (len(names) - len(spec.defaults)) + list(spec.defaults)
+    table = {arg.arg: default for arg, default in zip(names, defaults, strict=True)}
+    table.update({arg.arg: default for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)})
+    table.pop(first_parameter(function), None)
+    return table
+
+
+def first_parameter(function: FunctionNode | None) -> str:
+    """Name of `self`."""
+    if function is None:
+        return "self"
+    names = [*function.args.posonlyargs, *function.args.args]
+    return names[0].arg if names else "self"
+
+
+def bind(info_parameters: Mapping[str, ast.expr | None], call: ast.Call) -> dict[str, ast.expr] | None:
+    """Arguments of `call` by parameter name, defaults filled in; None where `*` or `**` hides them."""
+    if any(isinstance(arg, ast.Starred) for arg in call.args) or any(k.arg is None for k in call.keywords):
+        return None
+    names = list(info_parameters)
+    if len(call.args) > len(names):
+        return None
+    bound = {name: default for name, default in info_parameters.items() if default is not None}
+    bound.update(zip(names, call.args, strict=False))
+    bound.update({k.arg: k.value for k in call.keywords if k.arg})
+    return bound
+
+
+def walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements in order, those inside `if`, `for`, `with` and `try` too, but not inside nested definitions."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, FunctionNode | ast.ClassDef):
+            continue
+        for name in ("body", "orelse", "finalbody"):
+            yield from walk_statements(getattr(statement, name, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from walk_statements(handler.body)
+
+
+def _self_targets(statement: ast.stmt, self_name: str) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    elif isinstance(statement, ast.AnnAssign | ast.AugAssign) and statement.value is not None:
+        targets, value = [statement.target], statement.value
+    else:
+        return
+    for target in targets:
+        elements = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+        for element in elements:
+            if isinstance(element, ast.Attribute) and isinstance(element.value, ast.Name) and element.value.id == self_name:
+                yield element.attr, value
+
+
+def _definitions(source: str) -> tuple[Definition, ...]:
+    tree = ast.parse(source)
+    lines = split_lines(source)
+    result: list[Definition] = []
+    for node in tree.body:
+        first, last = _first_line(node), node.end_lineno or node.lineno
+        result.append(Definition(_name(node), "".join(lines[first - 1 : last]), node, first, 0))
+    return tuple(result)
+
+
+def _parsed(text: str, first_line: int) -> list[Definition]:
+    tree = ast.parse(text)
+    lines = split_lines(text)
+    return [
+        Definition(
+            _name(node),
+            "".join(lines[_first_line(node) - 1 : node.end_lineno]),
+            node,
+            first_line + _first_line(node) - 1,
+            first_line - 1,
+        )
+        for node in tree.body
+    ]
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _name(node: ast.stmt) -> str:
+    name: str = getattr(node, "name", "")
+    return name
+
+
+def _import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:
+    """Import statements at module level, in `if` and `try` too."""
+    if "imports" not in definition.memo:
+        nodes: list[ast.Import | ast.ImportFrom] = []
+        if not isinstance(definition.tree, FunctionNode | ast.ClassDef):
+            nodes = [s for s in walk_statements([definition.tree]) if isinstance(s, ast.Import | ast.ImportFrom)]
+        definition.memo["imports"] = nodes
+    found: list[ast.Import | ast.ImportFrom] = definition.memo["imports"]
+    return found
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield (alias.asname, alias.name) if alias.asname else (alias.name.split(".")[0],) * 2
+    else:
+        prefix = "." * node.level + (node.module or "")
+        for alias in node.names:
+            yield alias.asname or alias.name, f"{prefix}.{alias.name}"
+
+
+def _calls_of(definition: Definition) -> list[tuple[str, ast.Call, tuple[FunctionNode, ...]]]:
+    """(callee, call, scope) for every call by plain name."""
+    if "calls" not in definition.memo:
+        found: list[tuple[str, ast.Call, tuple[FunctionNode, ...]]] = []
+        stack: list[tuple[ast.AST, tuple[FunctionNode, ...]]] = [(definition.tree, ())]
+        while stack:
+            node, scope = stack.pop()
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                found.append((node.func.id, node, scope))
+            inner = (*scope, node) if isinstance(node, FunctionNode) else scope
+            stack.extend((child, inner) for child in ast.iter_child_nodes(node))
+        definition.memo["calls"] = found
+    calls: list[tuple[str, ast.Call, tuple[FunctionNode, ...]]] = definition.memo["calls"]
+    return calls
+
+
+def _attribute_reads(definition: Definition) -> dict[str, int]:
+    if "attribute_reads" not in definition.memo:
+        counts: dict[str, int] = {}
+        for node in ast.walk(definition.tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                counts[node.attr] = counts.get(node.attr, 0) + 1
+        definition.memo["attribute_reads"] = counts
+    reads: dict[str, int] = definition.memo["attribute_reads"]
+    return reads

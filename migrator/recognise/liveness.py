@@ -1,0 +1,99 @@
+"""Which statements nobody needs any more once a value is computed in another way."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from migrator.recognise.dataflow import Flow, Value
+from migrator.recognise.index import walk_statements
+
+
+def unneeded(flow: Flow, replaced: Value, kept: Iterable[Value]) -> list[ast.stmt]:
+    """Outermost statements that served `replaced` alone, if its new expression needs only the values `kept`.
+
+    Only plain assignments to names, and branches made of such, are ever given up; what a user left unused stays.
+    """
+    return _Sweep(flow, replaced, set(kept)).run()
+
+
+class _Sweep:
+    def __init__(self, flow: Flow, replaced: Value, kept: set[Value]) -> None:
+        self.flow, self.kept = flow, kept
+        self.inside = _subtree(flow, replaced)
+        self.dead: set[ast.stmt] = set()
+        self.fixed = {value for value, _ in flow.returns} | {store.value for store in flow.stores}
+        self.fixed -= {replaced}
+        self.served = _operands(replaced)
+        self.statement = replaced.statement
+
+    def run(self) -> list[ast.stmt]:
+        statements = list(walk_statements(self.flow.function.body))
+        growing = True
+        while growing:
+            growing = False
+            for statement in reversed(statements):
+                if statement not in self.dead and self.dies(statement):
+                    self.dead.add(statement)
+                    growing = True
+        nested = {id(inner) for s in self.dead for inner in walk_statements([s]) if inner is not s}
+        return [statement for statement in statements if statement in self.dead and id(statement) not in nested]
+
+    def dies(self, statement: ast.stmt) -> bool:
+        if statement is self.statement:
+            return False
+        if isinstance(statement, ast.If):
+            inner = list(walk_statements([statement]))[1:]
+            return all(s in self.dead or isinstance(s, ast.Pass) for s in inner) and any(s in self.dead for s in inner)
+        if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            return False
+        values = self.flow.assigned.get(statement, [])
+        if not values or not all(_assigns_names(target) for target in _targets(statement)):
+            return False
+        return any(value in self.served for value in values) and not any(self.lives(value) for value in values)
+
+    def lives(self, value: Value, depth: int = 20) -> bool:
+        if value in self.kept or value in self.fixed:
+            return True
+        if depth == 0:
+            return True
+        return any(self.counts(user, depth) for user in value.users)
+
+    def counts(self, user: Value, depth: int) -> bool:
+        """Whether a use keeps its operand alive."""
+        if user in self.inside:
+            return False
+        if user.op in ("phi", "undefined") and user.node is None:
+            return self.lives(user, depth - 1)
+        if user.op == "unpack":
+            return self.lives(user, depth - 1) if user.statement not in self.dead else False
+        return user.statement not in self.dead
+
+
+def _subtree(flow: Flow, value: Value) -> set[Value]:
+    """The value and everything written inside its own expression."""
+    if value.node is None:
+        return {value}
+    nodes = {id(node) for node in ast.walk(value.node)}
+    return {v for v in flow.values if v.node is not None and id(v.node) in nodes}
+
+
+def _operands(value: Value) -> set[Value]:
+    seen: set[Value] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if one not in seen:
+            seen.add(one)
+            todo.extend(one.operands())
+    return seen
+
+
+def _targets(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> list[ast.expr]:
+    return statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+
+
+def _assigns_names(target: ast.expr) -> bool:
+    if isinstance(target, ast.Tuple | ast.List):
+        return all(_assigns_names(element) for element in target.elts)
+    return isinstance(target, ast.Name)

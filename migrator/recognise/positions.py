@@ -1,0 +1,215 @@
+"""Additive sinusoidal positions: who computes them, and who adds them to what.
+
+A sinusoid is recognised by its numbers: the term that is added to x is evaluated at a few rows and columns and has to
+be sin or cos of position / base^(2i/C) at each of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from dataclasses import dataclass
+
+from migrator.recognise.dataflow import Flow, Value, flow_of, strip
+from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.shapes import arange_length, grid_axis, size_of
+
+_BASES = (10000.0, 53.0)
+_POINTS = ((0, 0, 4), (1, 0, 4), (1, 1, 4), (3, 2, 6), (7, 5, 6), (11, 4, 7), (2, 6, 7))
+
+
+@dataclass(eq=False)
+class Sinusoid:
+    """`x + table(x.size(1), x.size(2))` in a method of `owner`; `base` is an attribute path or a number.
+
+    `same_rounding` tells whether the runtime computes the table in the very same order of operations.
+    """
+
+    owner: ClassInfo
+    flow: Flow
+    x: Value
+    total: Value
+    base: str | float
+    same_rounding: bool
+
+
+def sinusoids(index: FileIndex) -> list[Sinusoid]:
+    """Every addition of a sinusoid that is computed in place."""
+    found: list[Sinusoid] = []
+    for info in index.modules.values():
+        if "sin" not in info.definition.text or "arange" not in info.definition.text:
+            continue
+        for name, method in info.methods.items():
+            if name != "__init__":
+                found.extend(_in_flow(info, flow_of(index, info.definition, method, info)))
+    return found
+
+
+def carriers(index: FileIndex) -> dict[str, ClassInfo]:
+    """Classes whose whole forward is to add sinusoidal positions to their input."""
+    added = {id(one.total): one for one in sinusoids(index)}
+    table: dict[str, ClassInfo] = {}
+    for info in index.modules.values():
+        forward = info.methods.get("forward")
+        if forward is None or not _may_carry(info):
+            continue
+        flow = flow_of(index, info.definition, forward, info)
+        if len(flow.returns) == 1:
+            value = strip(flow.returns[0][0])
+            if id(value) in added or (value.op == "module" and value.data in encodings(info)):
+                table[info.name] = info
+    return table
+
+
+def encodings(info: ClassInfo) -> set[str]:
+    """Attributes of a class that are the runtime's sinusoidal encoding."""
+    return {
+        name
+        for name in info.attributes
+        if isinstance(value := info.attribute(name), ast.Call)
+        and info.index.resolve(value.func) == "runtime.SinusoidalPositionalEncoding"
+    }
+
+
+def _may_carry(info: ClassInfo) -> bool:
+    return "sin" in info.definition.text.lower()
+
+
+def _in_flow(info: ClassInfo, flow: Flow) -> list[Sinusoid]:
+    found: list[Sinusoid] = []
+    for value in flow.of("add"):
+        if value.node is None or len(value.args) != 2:
+            continue
+        for x, term in (value.args, value.args[::-1]):
+            base = _base(x, term)
+            if base is not None:
+                found.append(Sinusoid(info, flow, x, value, base, _same_rounding(x, term, base)))
+                break
+    return found
+
+
+def _base(x: Value, term: Value) -> str | float | None:
+    """The base of the sinusoid that `term` is for an input x, if it is one."""
+    if not _contains(term, {"sin", "cos"}):
+        return None
+    candidates: set[str | float] = set()
+    for value in _operands(term):
+        if value.op == "attr":
+            candidates.add(value.data)
+        elif value.op == "const" and isinstance(value.data, int | float) and value.data > 10:
+            candidates.add(float(value.data))
+    return next((base for base in sorted(candidates, key=str) if _agrees(x, term, base)), None)
+
+
+def _agrees(x: Value, term: Value, base: str | float) -> bool:
+    for row, column, width in _POINTS:
+        for number in _BASES if isinstance(base, str) else (base,):
+            grid = _Grid(x, row, column, width, {base: number} if isinstance(base, str) else {})
+            try:
+                value = grid.evaluate(term)
+            except (ArithmeticError, ValueError, KeyError, _Unknown):
+                return False
+            even = column - column % 2
+            angle = row / number ** (even / width) + math.pi / 2 * (column % 2)
+            if abs(value - math.sin(angle)) > 1e-9:
+                return False
+    return True
+
+
+class _Unknown(Exception):
+    pass
+
+
+@dataclass
+class _Grid:
+    """Evaluates a value at one row and column of the table."""
+
+    x: Value
+    row: int
+    column: int
+    width: int
+    attributes: dict[str, float]
+
+    def evaluate(self, value: Value) -> float:
+        value = strip(value)
+        if value.op == "const" and isinstance(value.data, int | float):
+            return float(value.data)
+        if value.op == "attr":
+            return self.attributes[value.data]
+        if value.op == "global" and value.data == "math.pi":
+            return math.pi
+        size = size_of(value)
+        if size is not None:
+            return self.size(size)
+        axis = grid_axis(value)
+        if axis is not None:
+            return self.place(value, axis)
+        return self.operation(value)
+
+    def size(self, size: tuple[Value, int]) -> float:
+        tensor, axis = size
+        if tensor is not self.x or axis not in (2, -1):
+            raise _Unknown
+        return float(self.width)
+
+    def place(self, value: Value, axis: int) -> float:
+        """A row or column number, if the arange runs over just that axis of x."""
+        length = arange_length(value)
+        size = size_of(length) if length is not None else None
+        wanted = (1, -2) if axis == -2 else (2, -1)
+        if size is None or size[0] is not self.x or size[1] not in wanted:
+            raise _Unknown
+        return float(self.row if axis == -2 else self.column)
+
+    def operation(self, value: Value) -> float:
+        args = [self.evaluate(arg) for arg in value.args]
+        if value.op in ("to", "float"):
+            return args[0]
+        function = _FUNCTIONS.get(value.op)
+        if function is None or len(args) != function[0] or (value.op in ("add", "sub") and "alpha" in value.keywords):
+            raise _Unknown
+        result: float = function[1](*args)
+        return result
+
+
+_FUNCTIONS = {
+    "add": (2, lambda a, b: a + b), "sub": (2, lambda a, b: a - b), "mul": (2, lambda a, b: a * b),
+    "div": (2, lambda a, b: a / b), "pow": (2, lambda a, b: a**b), "mod": (2, lambda a, b: a % b),
+    "floordiv": (2, lambda a, b: a // b), "neg": (1, lambda a: -a), "sin": (1, math.sin), "cos": (1, math.cos),
+    "exp": (1, math.exp), "log": (1, math.log), "sqrt": (1, math.sqrt),
+}  # fmt: skip
+
+
+def _same_rounding(x: Value, term: Value, base: str | float) -> bool:
+    """Whether the term is sin(u / base ** ((j - k) / C) + pi / 2 * k) operation by operation."""
+    term = strip(term)
+    if term.op != "sin":
+        return False
+    angle = strip(term.args[0])
+    if angle.op != "add":
+        return False
+    one, other = (strip(arg) for arg in angle.args)
+    quotient, phase = (one, other) if one.op == "div" and grid_axis(one.args[0]) == -2 else (other, one)
+    if quotient.op != "div" or grid_axis(quotient.args[0]) != -2 or quotient.args[1].op != "pow":
+        return False
+    power = quotient.args[1]
+    exponent = strip(power.args[1])
+    parity = phase.args[1] if phase.op == "mul" else phase
+    forms = exponent.op == "div" and strip(exponent.args[0]).op == "sub" and size_of(exponent.args[1]) is not None
+    quarter = phase.op == "mul" and phase.args[0].op == "div" and phase.args[0].args[0].data == "math.pi"
+    return forms and quarter and parity.op == "mod"
+
+
+def _operands(value: Value) -> list[Value]:
+    seen: list[Value] = []
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if one not in seen:
+            seen.append(one)
+            todo.extend(one.operands())
+    return seen
+
+
+def _contains(value: Value, ops: set[str]) -> bool:
+    return any(one.op in ops for one in _operands(value))

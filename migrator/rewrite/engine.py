@@ -1,0 +1,200 @@
+"""From a file's text to a plan: codemods one after another, repeated until none of a phase finds anything more."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrator.codemod import AnyEdit, Codemod, Finding, Import, Modern, Phase, Place, Promise, Refusal, Site
+from migrator.recognise.index import Definition, FileIndex, split_lines
+from migrator.rewrite.plan import Outcome, Plan, Stage
+from migrator.rewrite.registry import chosen, name_of
+
+_MAX_ROUNDS = 8
+
+
+def plan(
+    path: Path,
+    source: str,
+    *,
+    phase: Phase,
+    only: frozenset[str] = frozenset(),
+    skip: frozenset[str] = frozenset(),
+    choices: Mapping[str, str] | None = None,
+) -> Plan:
+    """What `migrate` would do to a file. Pure: reads no file, runs none of its code.
+
+    Args:
+        path: only for messages.
+        source: the file's text; must parse.
+        phase: the last phase that is applied; the ones before it are too.
+        only, skip: names of codemods.
+        choices: such as {"positions": "alibi"}.
+    """
+    run = _Run(FileIndex(source))
+    for step in Phase:
+        if step <= phase:
+            run.phase(chosen(step, only, skip, choices or {"positions": "rotary"}))
+    return Plan(path, source, run.index.source, tuple(run.stages), run.outcomes(FileIndex(source)))
+
+
+@dataclass
+class _Run:
+    index: FileIndex
+    stages: list[Stage] = field(default_factory=list)
+    migrated: list[tuple[type[Codemod], Place]] = field(default_factory=list)
+    messages: dict[tuple[type[Codemod], str], Site] = field(default_factory=dict)
+    left: dict[type[Codemod], list[Finding]] = field(default_factory=dict)
+    original: FileIndex = field(init=False)
+    rows: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.original = self.index
+
+    def phase(self, codemods: list[type[Codemod]]) -> None:
+        for _ in range(_MAX_ROUNDS):
+            if not [codemod for codemod in codemods if self.one(codemod)]:
+                break
+        for codemod in codemods:
+            for finding in self.left.get(codemod, []):
+                self.add_row(codemod, finding)
+
+    def one(self, codemod: type[Codemod]) -> bool:
+        """One pass of one codemod; whether it changed anything."""
+        findings = list(codemod().find(self.index))
+        sites = [finding for finding in findings if isinstance(finding, Site)]
+        self.left[codemod] = [finding for finding in findings if not isinstance(finding, Site)]
+        if not sites:
+            return False
+        applied, index = self.apply(codemod, sites)
+        if not applied:
+            return False
+        stage = Stage((name_of(codemod),), codemod.promise, self.index.source, index.source, tuple(s.claim for s in applied))
+        for site in applied:
+            self.add_row(codemod, site)
+        self.index = index
+        self.add_stage(stage)
+        return True
+
+    def apply(self, codemod: type[Codemod], sites: list[Site]) -> tuple[list[Site], FileIndex]:
+        """Apply as many sites as go together; each wholly or not at all."""
+        from migrator.rewrite.edits import CannotEdit, overlapping
+
+        applied: list[Site] = []
+        edits: list[AnyEdit] = []
+        index = self.index
+        for site in sites:
+            new = list(codemod().rewrite(site))
+            if overlapping(_not_imports(edits), _not_imports(new)):
+                continue
+            try:
+                index = _applied(self.index, [*edits, *new])
+            except CannotEdit as obstacle:
+                remedy = "bring it into plain statements, one on a line"
+                self.left[codemod].append(Refusal(site.place, "layout", str(obstacle), remedy))
+                continue
+            applied.append(site)
+            edits += new
+        return applied, index
+
+    def add_stage(self, stage: Stage) -> None:
+        """Exact changes compose: the proof compares the first text with the last."""
+        if self.stages and self.stages[-1].promise == stage.promise == Promise.EXACT:
+            last = self.stages.pop()
+            stage = Stage(
+                tuple(dict.fromkeys(last.codemods + stage.codemods)), stage.promise, last.before, stage.after,
+                last.claims + stage.claims,
+            )  # fmt: skip
+        self.stages.append(stage)
+
+    def add_row(self, codemod: type[Codemod], finding: Finding) -> None:
+        name = name_of(codemod)
+        if isinstance(finding, Modern) and any(r.codemod == name and r.symbol == finding.place.symbol for r in self.rows):
+            return
+        first, last = self.original_lines(finding.place)
+        status, code, message, remedy = _described(finding)
+        self.rows.append(
+            Outcome(name, int(codemod.phase), str(codemod.promise), status, code, message, finding.place.symbol, first, last, remedy)
+        )
+
+    def original_lines(self, place: Place) -> tuple[int, int]:
+        """The lines of a place in the file as the user has it."""
+        now = next((d for d in self.index.definitions if d.first_line <= place.line <= d.last_line), None)
+        if now is None or self.index is self.original:
+            return place.line, place.end_line
+        then = _same_definition(now, self.index, self.original)
+        if then is None:
+            return place.line, place.end_line
+        lines = _line_map(then, now)
+        return lines(place.line), lines(place.end_line)
+
+    def outcomes(self, original: FileIndex) -> tuple[Outcome, ...]:
+        return tuple(sorted(self.rows, key=lambda row: (row.phase, row.line, row.codemod)))
+
+
+def _not_imports(edits: list[AnyEdit]) -> list[AnyEdit]:
+    return [edit for edit in edits if not isinstance(edit, Import)]
+
+
+def _applied(index: FileIndex, edits: list[AnyEdit]) -> FileIndex:
+    """The index after these edits; only definitions that are edited are printed anew."""
+    from migrator.rewrite.edits import CannotEdit, apply
+    from migrator.rewrite.imports import with_imports
+
+    texts: dict[int, str] = {}
+    for position, definition in enumerate(index.definitions):
+        here = [edit for edit in edits if not isinstance(edit, Import) and _within(definition, edit.definition)]
+        if here:
+            if _shares_a_line(index, position):
+                raise CannotEdit("another statement stands on the definition's line")
+            texts[position] = apply(definition, here)
+    for position, text in with_imports(index, [edit for edit in edits if isinstance(edit, Import)]).items():
+        if position in texts:
+            raise CannotEdit("the import would have to stand inside an edited definition")
+        texts[position] = text
+    new = index.replaced(texts)
+    ast.parse(new.source)
+    return new
+
+
+def _within(definition: Definition, other: Definition) -> bool:
+    return definition is other or definition.tree is other.tree
+
+
+def _shares_a_line(index: FileIndex, position: int) -> bool:
+    here = index.definitions[position]
+    others = (index.definitions[p] for p in (position - 1, position + 1) if 0 <= p < len(index.definitions))
+    return any(other.first_line <= here.last_line and here.first_line <= other.last_line for other in others)
+
+
+def _described(finding: Finding) -> tuple[str, str | None, str, str]:
+    if isinstance(finding, Site):
+        return "migrated", None, finding.message, ""
+    if isinstance(finding, Modern):
+        return "modern", None, finding.message, ""
+    return "refused", finding.code, finding.seen, finding.remedy
+
+
+def _same_definition(now: Definition, current: FileIndex, original: FileIndex) -> Definition | None:
+    """The original of a definition: of several with one name, the one in the same place among them."""
+    rank = [d for d in current.definitions if d.name == now.name].index(now)
+    same = [d for d in original.definitions if d.name == now.name and now.name]
+    return same[rank] if rank < len(same) else None
+
+
+class _line_map:
+    def __init__(self, then: Definition, now: Definition) -> None:
+        self.then, self.now = then, now
+        lines = [split_lines(then.text), split_lines(now.text)]
+        self.blocks = difflib.SequenceMatcher(None, lines[0], lines[1], autojunk=False).get_opcodes()
+
+    def __call__(self, line: int) -> int:
+        offset = line - self.now.first_line
+        for tag, start, end, new_start, new_end in self.blocks:
+            if new_start <= offset < new_end:
+                inside = offset - new_start if tag == "equal" else min(offset - new_start, max(end - start - 1, 0))
+                return self.then.first_line + min(start + inside, len(split_lines(self.then.text)) - 1)
+        return self.then.first_line

@@ -1,0 +1,59 @@
+"""All codemods there are: one class in each module of the `codemods` package, found by looking."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from graphlib import TopologicalSorter
+
+from migrator.codemod import Codemod, Phase
+
+
+def name_of(codemod: type[Codemod]) -> str:
+    """The codemod's name: that of its file."""
+    return codemod.__module__.rpartition(".")[2]
+
+
+@cache
+def all_codemods() -> tuple[type[Codemod], ...]:
+    """Every codemod, by phase and then in the order that `after` asks for."""
+    package = importlib.import_module("codemods")
+    found: list[type[Codemod]] = []
+    for module in sorted(item.name for item in pkgutil.iter_modules(package.__path__)):
+        found.extend(_of_module(f"codemods.{module}"))
+    return tuple(codemod for phase in Phase for codemod in _ordered([c for c in found if c.phase == phase]))
+
+
+def names() -> list[str]:
+    return [name_of(codemod) for codemod in all_codemods()]
+
+
+def chosen(
+    phase: Phase, only: frozenset[str], skip: frozenset[str], choices: Mapping[str, str]
+) -> list[type[Codemod]]:
+    """The codemods of one phase that a user's options leave."""
+    return [
+        codemod
+        for codemod in all_codemods()
+        if codemod.phase == phase
+        and (not only or name_of(codemod) in only)
+        and name_of(codemod) not in skip
+        and (codemod.choice is None or choices.get(codemod.choice[0]) == codemod.choice[1])
+    ]
+
+
+def _of_module(name: str) -> list[type[Codemod]]:
+    module = importlib.import_module(name)
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Codemod) and value.__module__ == name
+    ]
+
+
+def _ordered(codemods: list[type[Codemod]]) -> list[type[Codemod]]:
+    by_name = {name_of(codemod): codemod for codemod in codemods}
+    sorter = TopologicalSorter({name: sorted(set(codemod.after) & set(by_name)) for name, codemod in by_name.items()})
+    return [by_name[name] for name in sorter.static_order()]
