@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from migrator.codemod import (
 )  # fmt: skip
 from migrator.recognise.attention import Attention, Mask, Obstacle, attentions
 from migrator.recognise.dataflow import Flow, Value
-from migrator.recognise.index import FileIndex
+from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.spelling import call, free_name, parenthesised, runtime_name
 
@@ -52,6 +53,7 @@ class AttentionToSDPA(Codemod):
         "scale": "the scale is learned, or not one number",
         "mask": "the mask is not understood",
         "mask-fill": "hidden scores stay high enough to count",
+        "dropout": "the weights pass through something that was handed in, perhaps dropout",
         "values": "the weighted sum is not over the keys alone",
         "layout": "the place cannot be edited statement by statement",
     }
@@ -121,7 +123,7 @@ def _part(index: FileIndex, found: Attention) -> _Part:
     inline = call(spelling, arguments, suffix=after, indent=indent + _width_around(statement, found.node))
     if "\n" not in inline:
         return _Part(found, statement, inline, None, dead, imported)
-    target = _target(index, statement)
+    target = _target(index, found.flow.definition, statement)
     code = call(spelling, arguments, prefix=f"{target} = ", indent=indent)
     return _Part(found, statement, code, target + after, dead, imported)
 
@@ -131,11 +133,11 @@ def _width_around(statement: ast.stmt, node: ast.expr) -> int:
     return len(ast.unparse(statement).split("\n")[0]) - len(ast.unparse(node))
 
 
-def _target(index: FileIndex, statement: ast.stmt) -> str:
+def _target(index: FileIndex, definition: Definition, statement: ast.stmt) -> str:
     """A name for the result: the one that the statement assigns, else a new one."""
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         return statement.targets[0].id
-    return free_name(index, "attended", "attended_values")
+    return free_name(index, definition, "attended", "attended_values")
 
 
 def _moved(order: tuple[int, ...]) -> str:
@@ -146,6 +148,11 @@ def _moved(order: tuple[int, ...]) -> str:
     if len(swapped) == 2:
         return f".transpose({swapped[0]}, {swapped[1]})"
     return f".permute({', '.join(map(str, order))})"
+
+
+def _short(number: float) -> str:
+    """-1e9 rather than -1000000000.0."""
+    return f"{number:g}".replace("e+0", "e").replace("e+", "e")
 
 
 class _Speaker:
@@ -159,7 +166,7 @@ class _Speaker:
         found = self.found
         words = [self.tensor(found.q, "q"), self.key(), self.tensor(found.v, "v")]
         for mask in found.masks:
-            words.append(self.mask(mask))
+            words += self.mask(mask)
         names = [word.partition("=")[0] for word in words[3:]]
         if len(set(names)) != len(names):
             raise _Unspeakable("two masks of one kind would have to be joined")
@@ -189,14 +196,14 @@ class _Speaker:
         text = self.tensor(self.found.k, "k")
         return f"{text}.transpose(-2, -1)"
 
-    def mask(self, mask: Mask) -> str:
-        fill = "" if mask.fill == float("-inf") else f", fill={mask.fill!r}"
+    def mask(self, mask: Mask) -> list[str]:
         if mask.kind == "causal":
-            return f"causal={'True' if mask.condition is None else self.text(mask.condition)}"
+            return [f"causal={'True' if mask.condition is None else self.text(mask.condition)}"]
         assert mask.value is not None
-        text = self.visible(mask) if mask.kind in ("hide", "keep") else self.text(mask.value)
-        keyword = "bias" if mask.kind == "bias" else "mask"
-        return f"{keyword}={self.unless_none(mask, text)}{fill}"
+        if mask.kind == "bias":
+            return [f"bias={self.unless_none(mask, self.text(mask.value))}"]
+        word = f"mask={self.unless_none(mask, self.visible(mask))}"
+        return [word] if mask.fill == -math.inf else [word, f"fill={_short(mask.fill)}"]
 
     def unless_none(self, mask: Mask, text: str) -> str:
         """`if mask is not None:` around the step: None is what the call takes for no mask."""

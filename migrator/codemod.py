@@ -50,9 +50,10 @@ class Place:
     end_line: int
 
     @classmethod
-    def of(cls, symbol: str, node: ast.AST) -> Place:
+    def of(cls, symbol: str, node: ast.AST, definition: Definition) -> Place:
+        """The place of a node of `definition`, in lines of the file."""
         line: int = getattr(node, "lineno", 1)
-        return cls(symbol, line, getattr(node, "end_lineno", None) or line)
+        return cls(symbol, line + definition.shift, (getattr(node, "end_lineno", None) or line) + definition.shift)
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,14 @@ class NormPart:
 
 
 @dataclass(frozen=True)
+class MovedNormPart:
+    """`attribute` of `owner`, a norm that both texts have, stands in another place."""
+
+    owner: str
+    attribute: str
+
+
+@dataclass(frozen=True)
 class SwiGLUPart:
     """The feed-forward of `owner` is `down(silu(gate(x)) * up(x))`; the three are dotted attribute paths.
 
@@ -161,7 +170,7 @@ class DepthInitPart:
     embeddings: tuple[str, ...] = ()
 
 
-Part = Union[RotaryPart, AlibiPart, NormPart, SwiGLUPart, DepthInitPart]
+Part = Union[RotaryPart, AlibiPart, NormPart, MovedNormPart, SwiGLUPart, DepthInitPart]
 
 
 @dataclass(frozen=True)

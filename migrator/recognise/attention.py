@@ -73,9 +73,10 @@ class _Stop(Exception):
 
 def attentions(index: FileIndex) -> list[Attention | Obstacle]:
     """Everything in the file that is attention or looks like it, in order of the source."""
-    if "attentions" not in index.__dict__:
-        index.__dict__["attentions"] = [found for flow in _flows(index) for found in in_flow(flow)]
-    result: list[Attention | Obstacle] = index.__dict__["attentions"]
+    if "attentions" not in index.memo:
+        flows = [flow for definition in index.definitions for flow in _flows(index, definition)]
+        index.memo["attentions"] = [found for flow in flows for found in in_flow(flow)]
+    result: list[Attention | Obstacle] = index.memo["attentions"]
     return result
 
 
@@ -88,24 +89,22 @@ def attention_classes(index: FileIndex) -> dict[str, list[Attention]]:
     return table
 
 
-def _flows(index: FileIndex) -> Iterator[Flow]:
+def _flows(index: FileIndex, definition: Definition) -> Iterator[Flow]:
     """Flows of all functions that can hold an attention; the text decides first, since it is quick."""
-    for definition in index.definitions:
-        if "softmax" not in definition.text and "attention" not in definition.text:
-            continue
-        if isinstance(definition.tree, FunctionNode):
-            yield flow_of(index, definition, definition.tree)
-        elif isinstance(definition.tree, ast.ClassDef):
-            yield from _method_flows(index, definition)
-
-
-def _method_flows(index: FileIndex, definition: Definition) -> Iterator[Flow]:
+    if not _speaks_of_attention(definition.text):
+        return
+    if isinstance(definition.tree, FunctionNode):
+        yield flow_of(index, definition, definition.tree)
     info = index.classes.get(definition.name)
-    if info is None or info.definition is not definition:
+    if info is None or info.definition.tree is not definition.tree:
         return
     for method in info.methods.values():
-        if any(word in ast.unparse(method) for word in ("softmax", "Softmax", "attention")) or "Softmax" in definition.text:
+        if "Softmax" in definition.text or _speaks_of_attention(definition.source(method)):
             yield flow_of(index, definition, method, info)
+
+
+def _speaks_of_attention(text: str) -> bool:
+    return "oftmax" in text or "attention" in text
 
 
 def in_flow(flow: Flow) -> list[Attention | Obstacle]:
@@ -166,15 +165,18 @@ def _through_dropout(softmax: Value) -> tuple[Value, Value | None]:
     """The weights as they meet the values, and the dropout on the way."""
     weights, dropout = softmax, None
     while True:
-        users = [user for user in weights.users if user.op in ("dropout", "contiguous", "clone", "identity")]
+        users = [user for user in weights.users if user.op in ("dropout", "contiguous", "clone", "identity", "call_local")]
         others = [user for user in weights.users if user not in users]
         if len(users) != 1 or any(_is_sum_of(user, weights) for user in others):
             return weights, dropout
-        if users[0].op == "dropout":
+        if users[0].op in ("dropout", "call_local"):
             if dropout is not None:
                 return weights, dropout
             dropout = users[0]
         weights = users[0]
+        merged = [user for user in weights.users if user.op == "phi"]
+        if len(weights.users) == len(merged) == 1:  # `if dropout is not None: weights = dropout(weights)`
+            weights = merged[0]
 
 
 def _is_sum_of(user: Value, weights: Value) -> bool:
@@ -222,6 +224,8 @@ class _Reader:
 
     def check_weights(self) -> None:
         """Nobody else may use the weights: the fast path never has them."""
+        if self.dropout is not None and self.dropout.op == "call_local":
+            raise _Stop("dropout", "the weights pass through a function that was handed in", self.dropout.node)
         chain = {self.softmax, self.weights, self.output}
         value: Value | None = self.dropout
         while value is not None and value is not self.softmax:
@@ -379,7 +383,7 @@ class _Reader:
             self.scale_op = "default"
         elif self.scale_op == "div" and _power(root, 0.5) in sizes:
             self.scale_op = "default"
-        elif self.scale_op == "mul" and _power(root, -0.5) in sizes:
+        elif self.scale_op == "mul" and (_power(root, -0.5) in sizes or _inverse_root(root) in sizes):
             self.scale_op = "default"
 
 
@@ -390,6 +394,14 @@ def _size(value: Value) -> Value:
 def _power(value: Value, exponent: float) -> object:
     if value.op == "pow" and len(value.args) == 2 and value.args[1].is_const(exponent):
         return symbol(value.args[0])
+    return None
+
+
+def _inverse_root(value: Value) -> object:
+    """d of `1 / sqrt(d)`."""
+    if value.op == "div" and _number(value.args[0]) == 1:
+        root = strip(value.args[1])
+        return symbol(_size(root.args[0])) if root.op == "sqrt" else _power(root, 0.5)
     return None
 
 

@@ -102,12 +102,11 @@ class Flow:
 
 
 def flow_of(index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None = None) -> Flow:
-    """The dataflow of a method or function, computed once for each definition."""
-    key = ("flow", function)
-    flow = definition.memo.get(key)
+    """The dataflow of a method or function, computed once for each index."""
+    flow = index.memo.get(function)
     if flow is None:
         flow = _Interpreter(index, definition, function, owner).run()
-        definition.memo[key] = flow
+        index.memo[function] = flow
     result: Flow = flow
     return result
 

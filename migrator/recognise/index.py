@@ -26,7 +26,8 @@ def split_lines(text: str) -> list[str]:
 class Definition:
     """A top-level statement of the file, with the text of its whole lines.
 
-    `tree` keeps the line numbers it was parsed with; a line of the file is `node.lineno + shift`.
+    `tree` keeps the line numbers it was parsed with; a line of the file is `node.lineno + shift`. `memo` holds what
+    was read off the tree alone, and is shared by all indexes that the definition stands in.
     """
 
     name: str
@@ -136,6 +137,7 @@ class FileIndex:
     def __init__(self, source: str, definitions: tuple[Definition, ...] | None = None) -> None:
         self.source = source
         self.definitions = definitions if definitions is not None else _definitions(source)
+        self.memo: dict[Any, Any] = {}
 
     # --- names ------------------------------------------------------------------------------------------------
 

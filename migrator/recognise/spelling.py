@@ -31,17 +31,21 @@ def bound_names(index: FileIndex) -> set[str]:
     return names
 
 
-def free_name(index: FileIndex, *wishes: str) -> str:
-    """The first of the wishes that nothing in the file binds."""
-    taken = bound_names(index)
+def free_name(index: FileIndex, definition: Definition, *wishes: str) -> str:
+    """The first of the wishes that is neither bound inside the definition nor at module level."""
+    module = {*index.imports, *index.classes, *index.functions, *index.constants}
+    taken = _bound(definition) | module
     return next((name for name in wishes if name not in taken), f"{wishes[-1]}_")
 
 
 def call(function: str, arguments: list[str], *, prefix: str = "", suffix: str = "", indent: int = 8) -> str:
-    """`prefix function(arguments) suffix`, on one line if it fits, else one argument on a line."""
-    line = f"{prefix}{function}({', '.join(arguments)}){suffix}"
+    """`prefix function(arguments) suffix` in as few lines as fit: one, the arguments on their own line, or one each."""
+    joined = ", ".join(arguments)
+    line = f"{prefix}{function}({joined}){suffix}"
     if indent + len(line) <= LINE_LIMIT:
         return line
+    if indent + 4 + len(joined) <= LINE_LIMIT:
+        return f"{prefix}{function}(\n    {joined}\n){suffix}"
     body = "".join(f"    {argument},\n" for argument in arguments)
     return f"{prefix}{function}(\n{body}){suffix}"
 

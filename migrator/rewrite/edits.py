@@ -10,7 +10,7 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from migrator.codemod import Edit, Insert, Remove, Replace
-from migrator.recognise.index import Definition, split_lines
+from migrator.recognise.index import Definition, FunctionNode, split_lines
 
 DefinitionEdit = Union[Edit, Replace, Remove, Insert]
 _Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
@@ -22,15 +22,48 @@ class CannotEdit(Exception):
 
 
 def apply(definition: Definition, edits: Sequence[DefinitionEdit]) -> str:
-    """The definition's text after all edits. Raises CannotEdit, with nothing changed, where one cannot be made."""
-    module = cst.parse_module(definition.text)
-    if module.code != definition.text:
+    """The definition's text after all edits. Raises CannotEdit, with nothing changed, where one cannot be made.
+
+    Only the methods that are edited are parsed and printed again.
+    """
+    lines = split_lines(definition.text)
+    by_method: dict[tuple[int, int], list[DefinitionEdit]] = {}
+    for edit in edits:
+        by_method.setdefault(_method_lines(definition, edit.node) or (1, len(lines)), []).append(edit)
+    if len(by_method) > 1 and (1, len(lines)) in by_method:
+        by_method = {(1, len(lines)): list(edits)}
+    for (first, last), here in sorted(by_method.items(), reverse=True):
+        lines[first - 1 : last] = [_apply_lines(definition, "".join(lines[first - 1 : last]), first, here)]
+    return "".join(lines)
+
+
+def _apply_lines(definition: Definition, text: str, first: int, edits: Sequence[DefinitionEdit]) -> str:
+    """Edit whole lines of a definition; a method is parsed as the body of a class that is cut off again."""
+    wrapped = text[:1] in (" ", "\t")
+    head = "class _:" + _newline(text) if wrapped else ""
+    module = cst.parse_module(head + text)
+    if module.code != head + text:
         raise CannotEdit("LibCST would print this definition differently")
-    located = _Locator(module, definition)
+    located = _Locator(module, definition, head + text, first - (1 if wrapped else 0))
     plan: dict[cst.CSTNode, list[DefinitionEdit]] = {}
     for edit in edits:
         plan.setdefault(located.find(edit.node), []).append(edit)
-    return module.visit(_Applier(plan, module.config_for_parsing)).code
+    return module.visit(_Applier(plan, module.config_for_parsing)).code[len(head) :]
+
+
+def _method_lines(definition: Definition, node: ast.AST) -> tuple[int, int] | None:
+    """First and last line, in the definition's text, of the method around a node; None outside of methods."""
+    if isinstance(definition.tree, ast.ClassDef):
+        for method in definition.tree.body:
+            if isinstance(method, FunctionNode) and method.lineno <= getattr(node, "lineno", 0) <= (method.end_lineno or 0):
+                top = min([method.lineno, *(d.lineno for d in method.decorator_list)])
+                offset = definition.line_in_text(method) - method.lineno
+                return top + offset, (method.end_lineno or method.lineno) + offset
+    return None
+
+
+def _newline(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
 
 
 def overlapping(edits: Iterable[DefinitionEdit], others: Iterable[DefinitionEdit]) -> bool:
@@ -44,9 +77,9 @@ def overlapping(edits: Iterable[DefinitionEdit], others: Iterable[DefinitionEdit
 class _Locator:
     """Finds the LibCST node for a node of the `ast` tree by its place in the source."""
 
-    def __init__(self, module: cst.Module, definition: Definition) -> None:
-        self.definition = definition
-        self.lines = [line.encode() for line in split_lines(definition.text)]
+    def __init__(self, module: cst.Module, definition: Definition, text: str, first: int) -> None:
+        self.definition, self.first = definition, first
+        self.lines = [line.encode() for line in split_lines(text)]
         wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
         positions = wrapper.resolve(PositionProvider)
         self.expressions: dict[_Span, cst.CSTNode] = {}
@@ -77,8 +110,8 @@ class _Locator:
         return found
 
     def position(self, line: int, column: int) -> tuple[int, int]:
-        """Line in the definition's text and column in characters, of a place in the `ast` tree."""
-        number = line + self.definition.shift - self.definition.first_line + 1
+        """Line in the parsed text and column in characters, of a place in the `ast` tree."""
+        number = line + self.definition.shift - self.definition.first_line - self.first + 2
         return number, len(self.lines[number - 1][:column].decode())
 
 
@@ -132,10 +165,9 @@ class _Applier(cst.CSTTransformer):
         return list(statements)
 
     def tombstone(self, node: cst.CSTNode) -> cst.CSTNode:
-        """Stands for a removed statement until its block is swept; keeps only whether a blank line stood above."""
+        """Stands for a removed statement until its block is swept; keeps what stood above it."""
         assert isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
-        blank = [line for line in node.leading_lines[:1] if line.comment is None]
-        stone = cst.SimpleStatementLine(body=[], leading_lines=blank)
+        stone = cst.SimpleStatementLine(body=[cst.Pass()], leading_lines=node.leading_lines)
         self.removed.add(stone)
         return stone
 
@@ -148,7 +180,10 @@ class _Applier(cst.CSTTransformer):
         return node.with_changes(body=body)
 
     def sweep(self, block: cst.IndentedBlock) -> cst.IndentedBlock:
-        """Drop tombstones; the next statement takes over the blank line of the first."""
+        """Drop tombstones; the next statement takes over the blank line of the first.
+
+        Comments above a removed statement go with it, but for those that open the block: they speak of the whole.
+        """
         if not self.removed.intersection(block.body):
             return block
         kept: list[_Statement] = []
@@ -168,10 +203,11 @@ class _Applier(cst.CSTTransformer):
 
 def _after_gap(statement: _Statement, run: cst.SimpleStatementLine, first: bool) -> _Statement:
     own = list(statement.leading_lines)
-    while own and own[0].comment is None:
-        own.pop(0)
-    blank = [] if first else list(run.leading_lines)
-    return statement.with_changes(leading_lines=[*blank, *own])
+    above = list(run.leading_lines) if first else [line for line in run.leading_lines[:1] if line.comment is None]
+    if above or first:
+        while own and own[0].comment is None:
+            own.pop(0)
+    return statement.with_changes(leading_lines=[*above, *own])
 
 
 def _led_by(first: cst.CSTNode, then: cst.CSTNode) -> tuple[cst.CSTNode, cst.CSTNode]:

@@ -6,6 +6,7 @@ import ast
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from migrator.codemod import AnyEdit, Codemod, Finding, Import, Modern, Phase, Place, Promise, Refusal, Site
@@ -38,16 +39,17 @@ def plan(
     for step in Phase:
         if step <= phase:
             run.phase(chosen(step, only, skip, choices or {"positions": "rotary"}))
-    return Plan(path, source, run.index.source, tuple(run.stages), run.outcomes(FileIndex(source)))
+    if run.stages:
+        ast.parse(run.index.source)
+    return Plan(path, source, run.index.source, tuple(run.stages), run.outcomes())
 
 
 @dataclass
 class _Run:
     index: FileIndex
     stages: list[Stage] = field(default_factory=list)
-    migrated: list[tuple[type[Codemod], Place]] = field(default_factory=list)
-    messages: dict[tuple[type[Codemod], str], Site] = field(default_factory=dict)
-    left: dict[type[Codemod], list[Finding]] = field(default_factory=dict)
+    modern: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
+    left: dict[type[Codemod], list[Refusal]] = field(default_factory=dict)
     original: FileIndex = field(init=False)
     rows: list[Outcome] = field(default_factory=list)
 
@@ -59,14 +61,16 @@ class _Run:
             if not [codemod for codemod in codemods if self.one(codemod)]:
                 break
         for codemod in codemods:
-            for finding in self.left.get(codemod, []):
-                self.add_row(codemod, finding)
+            self.rows += self.modern.get(codemod, [])
+            self.rows += [self.row(codemod, refusal) for refusal in self.left.get(codemod, [])]
 
     def one(self, codemod: type[Codemod]) -> bool:
         """One pass of one codemod; whether it changed anything."""
         findings = list(codemod().find(self.index))
         sites = [finding for finding in findings if isinstance(finding, Site)]
-        self.left[codemod] = [finding for finding in findings if not isinstance(finding, Site)]
+        self.left[codemod] = [finding for finding in findings if isinstance(finding, Refusal)]
+        if codemod not in self.modern:  # what this run makes modern is reported as migrated
+            self.modern[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Modern)]
         if not sites:
             return False
         applied, index = self.apply(codemod, sites)
@@ -74,7 +78,7 @@ class _Run:
             return False
         stage = Stage((name_of(codemod),), codemod.promise, self.index.source, index.source, tuple(s.claim for s in applied))
         for site in applied:
-            self.add_row(codemod, site)
+            self.rows.append(self.row(codemod, site))
         self.index = index
         self.add_stage(stage)
         return True
@@ -86,6 +90,12 @@ class _Run:
         applied: list[Site] = []
         edits: list[AnyEdit] = []
         index = self.index
+        try:
+            everything = [list(codemod().rewrite(site)) for site in sites]
+            if not any(overlapping(_not_imports(a), _not_imports(b)) for a, b in combinations(everything, 2)):
+                return sites, _applied(index, [edit for new in everything for edit in new])
+        except CannotEdit:
+            pass  # find out below which site it is
         for site in sites:
             new = list(codemod().rewrite(site))
             if overlapping(_not_imports(edits), _not_imports(new)):
@@ -110,15 +120,13 @@ class _Run:
             )  # fmt: skip
         self.stages.append(stage)
 
-    def add_row(self, codemod: type[Codemod], finding: Finding) -> None:
-        name = name_of(codemod)
-        if isinstance(finding, Modern) and any(r.codemod == name and r.symbol == finding.place.symbol for r in self.rows):
-            return
+    def row(self, codemod: type[Codemod], finding: Finding) -> Outcome:
         first, last = self.original_lines(finding.place)
         status, code, message, remedy = _described(finding)
-        self.rows.append(
-            Outcome(name, int(codemod.phase), str(codemod.promise), status, code, message, finding.place.symbol, first, last, remedy)
-        )
+        return Outcome(
+            name_of(codemod), int(codemod.phase), str(codemod.promise), status, code, message, finding.place.symbol,
+            first, last, remedy,
+        )  # fmt: skip
 
     def original_lines(self, place: Place) -> tuple[int, int]:
         """The lines of a place in the file as the user has it."""
@@ -131,7 +139,7 @@ class _Run:
         lines = _line_map(then, now)
         return lines(place.line), lines(place.end_line)
 
-    def outcomes(self, original: FileIndex) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(sorted(self.rows, key=lambda row: (row.phase, row.line, row.codemod)))
 
 
@@ -155,9 +163,7 @@ def _applied(index: FileIndex, edits: list[AnyEdit]) -> FileIndex:
         if position in texts:
             raise CannotEdit("the import would have to stand inside an edited definition")
         texts[position] = text
-    new = index.replaced(texts)
-    ast.parse(new.source)
-    return new
+    return index.replaced(texts)
 
 
 def _within(definition: Definition, other: Definition) -> bool:

@@ -1,0 +1,35 @@
+"""Says how each transformer block places its norms. Changes nothing: moving a norm is never exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.codemod import AnyEdit, Codemod, Finding, Modern, Phase, Place, Promise, Site
+from migrator.recognise.blocks import blocks
+from migrator.recognise.index import FileIndex
+
+_SEEN = {
+    "pre": "already pre-norm: each sublayer sees norm(x), the residual stays raw",
+    "post": "post-norm: the sum is normalised; exact phases keep it, phase 2 moves the norms",
+    "residual": "norm-on-residual: the residual itself is normalised; kept as it is",
+    "sandwich": "sandwich norms around the sublayers; kept as they are",
+    "none": "no norms around the sublayers; kept as it is",
+    "mixed": "norms placed differently in its sublayers; kept as they are",
+}
+
+
+class BlockReport(Codemod):
+    """Reports pre-norm, post-norm, norm-on-residual or sandwich for every block."""
+
+    phase = Phase.DROP_IN
+    promise = Promise.EXACT
+    rationale = "Where the norms sit decides how deep a stack trains; it has to be known before anything is moved."
+    reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
+
+    def find(self, index: FileIndex) -> Iterator[Finding]:
+        for block in blocks(index).values():
+            place = Place.of(block.info.name, block.info.node, block.info.definition)
+            yield Modern(place, _SEEN[block.placement])
+
+    def rewrite(self, site: Site) -> Iterator[AnyEdit]:
+        yield from ()

@@ -1,0 +1,150 @@
+"""Additive positions leave and rotary positions arrive, in one step, wherever the consumers attend."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from migrator.codemod import (
+    AnyEdit, Claim, Codemod, Finding, Import, Insert, Modern, Phase, Place, Promise, Refusal, Remove, Replace, RotaryPart,
+    Site, Swap,
+)  # fmt: skip
+from migrator.recognise.attention import Attention
+from migrator.recognise.carriage import Departure, departures, group_obstacle, keepers
+from migrator.recognise.constants import init_values
+from migrator.recognise.consumers import PositionGroup, base_number, groups
+from migrator.recognise.index import FileIndex
+from migrator.recognise.spelling import runtime_name
+from migrator.recognise.widths import head_dim
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """Rotary positions in one attention class."""
+
+    attention: Attention
+    init: ast.stmt
+    assignment: str
+    statement: ast.stmt
+    rotation: str
+    renamed: tuple[tuple[ast.expr, str], ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    arrivals: tuple[_Arrival, ...]
+    departures: tuple[Departure, ...]
+    imports: Import
+
+
+class Rotary(Codemod):
+    """h = h + sinusoid(h) before the blocks -> queries and keys are rotated inside of them."""
+
+    phase = Phase.ARCHITECTURE
+    promise = Promise.NEW
+    rationale = "Rotated queries and keys see relative distance, in every layer, and leave the residual stream alone."
+    reference = "Su et al. 2021, RoFormer, arXiv 2104.09864"
+    choice = ("positions", "rotary")
+    refusals = {
+        "mixed-consumers": "the positions go to something else than attention too",
+        "uncovered": "the attention is also used without these positions",
+        "bases": "the positions that share an attention have different bases, or unknown ones",
+        "positions-read": "the positional encoding is read by other code",
+        "head-dim": "the width of a head cannot be told from `__init__`",
+        "odd-head-dim": "rotation works on pairs, and the width of a head is odd",
+        "cross-attention": "queries and keys come from different inputs",
+        "not-fused": "the attention itself was refused in phase 1",
+    }
+
+    def find(self, index: FileIndex) -> Iterator[Finding]:
+        for group in groups(index):
+            yield self.finding(index, group)
+        for consumer in keepers(index):
+            place = Place.of(consumer.info.name, consumer.assignment.statement, consumer.info.definition)
+            yield Modern(place, "keeps its sinusoid: nothing in it attends, so rotary positions have no place")
+
+    def finding(self, index: FileIndex, group: PositionGroup) -> Finding:
+        first = group.consumers[0]
+        symbol = ", ".join(consumer.info.name for consumer in group.consumers)
+        place = Place.of(symbol, first.assignment.statement, first.info.definition)
+        obstacle = group_obstacle(index, group) or _odd(index, group)
+        if obstacle is not None:
+            return Refusal(place, *obstacle)
+        spelling, imported = runtime_name(index, "RotaryEmbedding")
+        assert first.base is not None
+        base = first.info.definition.source(first.base)
+        part = _Part(
+            tuple(_arrival(found, spelling, base) for held in group.attentions.values() for found in held),
+            tuple(departures(group)), imported,
+        )  # fmt: skip
+        message = f"additive sinusoid -> rotary positions in {', '.join(group.attentions)} (base {base})"
+        return Site(place, message, _claim(index, group, part), part)
+
+    def rewrite(self, site: Site) -> Iterator[AnyEdit]:
+        part: _Part = site.part
+        for arrival in part.arrivals:
+            definition = arrival.attention.flow.definition
+            yield Insert(definition, arrival.init, arrival.assignment, "end")
+            yield Insert(definition, arrival.statement, arrival.rotation, "before")
+            for node, name in arrival.renamed:
+                yield Replace(definition, node, name)
+        for departure in part.departures:
+            if departure.replacement is None:
+                assert isinstance(departure.node, ast.stmt)
+                yield Remove(departure.definition, departure.node)
+            else:
+                yield Replace(departure.definition, departure.node, departure.replacement)
+        yield part.imports
+
+
+def _odd(index: FileIndex, group: PositionGroup) -> tuple[str, str, str] | None:
+    for name, held in group.attentions.items():
+        for found in held:
+            width = head_dim(found)
+            if width is None:
+                return "head-dim", f"the width of a head of {name} is not said in `__init__`", "keep it as self.head_dim"
+            info = index.modules[name]
+            odd = [value for value in init_values(index, info, width) if value is not None and value % 2]
+            if odd:
+                seen = f"{name} is built with heads of width {odd[0]}, and rotation needs pairs"
+                return "odd-head-dim", seen, "choose sizes that make head widths even"
+    return None
+
+
+def _arrival(found: Attention, spelling: str, base: str) -> _Arrival:
+    width = head_dim(found)
+    owner, statement = found.owner, found.output.statement
+    assert width is not None and owner is not None and statement is not None and isinstance(found.node, ast.Call)
+    attribute = _attribute(found)
+    assignment = f"self.{attribute} = {spelling}({ast.unparse(width)}, base={base})"
+    names, renamed = [], []
+    for node, fresh in zip(found.node.args[:2], ("queries", "keys"), strict=True):
+        plain = isinstance(node, ast.Name) and ast.unparse(found.node.args[0]) != ast.unparse(found.node.args[1])
+        names.append(ast.unparse(node) if plain else fresh)
+        if not plain:
+            renamed.append((node, fresh))
+    inputs = ", ".join(found.flow.definition.source(node) for node in found.node.args[:2])
+    rotation = f"{', '.join(names)} = self.{attribute}({inputs})"
+    return _Arrival(found, owner.methods["__init__"], assignment, statement, rotation, tuple(renamed))
+
+
+def _attribute(found: Attention) -> str:
+    assert found.owner is not None
+    taken = {*found.owner.attributes, *found.owner.methods}
+    return next(name for name in ("rotary", "rotary_embedding", "rotary_positions") if name not in taken)
+
+
+def _claim(index: FileIndex, group: PositionGroup, part: _Part) -> Claim:
+    base = base_number(index, group.consumers[0])
+    assert base is not None
+    consumers = [consumer.info.name for consumer in group.consumers]
+    return Claim(
+        definitions=(*consumers, *group.attentions),
+        models=(*group.attentions, *consumers),
+        off=tuple(
+            Swap.of(d.definition, d.call, d.argument) for d in part.departures if d.call is not None
+        ),
+        parts=tuple(RotaryPart(name, _attribute(held[0]), base, "interleaved") for name, held in group.attentions.items()),
+        changes=(("absolute position", "rotary attention sees distances between tokens, no longer their absolute places"),),
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""Which class is built from which: attributes that hold other classes of the file, singly or stacked."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from migrator.recognise.index import Assignment, ClassInfo, FileIndex
+
+_STACKS = {"torch.nn.Sequential": "sequential", "torch.nn.ModuleList": "list"}
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """`self.attribute` of `owner` holds one or more instances of the class `name`, built by `call`.
+
+    `kind` is "single", "sequential" (called as one) or "list" (looped over). `depth` is the source of the number of
+    instances, if the source says it.
+    """
+
+    owner: ClassInfo
+    attribute: str
+    name: str
+    call: ast.Call
+    kind: str
+    assignment: Assignment
+    depth: str
+
+
+def components(info: ClassInfo) -> list[Component]:
+    """The components of a class, in order; only attributes that `__init__` assigns once."""
+    key = ("components", info.node)
+    if key not in info.index.memo:
+        info.index.memo[key] = list(_components(info))
+    found: list[Component] = info.index.memo[key]
+    return found
+
+
+def users_of(index: FileIndex, name: str) -> list[Component]:
+    """Components of other classes that hold instances of the class `name`."""
+    return [c for info in index.modules.values() for c in components(info) if c.name == name]
+
+
+def built_outside(index: FileIndex, name: str) -> bool:
+    """Whether the file builds the class anywhere but as a component of another one."""
+    inside = {id(component.call) for component in users_of(index, name)}
+    return any(id(site.call) not in inside for site in index.calls.get(name, []))
+
+
+def contains(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether the class is one of `wanted`, or built from one at any depth."""
+    if name in wanted:
+        return True
+    info = index.modules.get(name)
+    if info is None or name in seen:
+        return False
+    return any(contains(index, c.name, wanted, seen | {name}) for c in components(info))
+
+
+def reached(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> set[str]:
+    """The classes of `wanted` that an instance of the class holds, itself included."""
+    found = {name} & wanted
+    info = index.modules.get(name)
+    if info is not None and name not in seen:
+        for component in components(info):
+            found |= reached(index, component.name, wanted, seen | {name})
+    return found
+
+
+def _components(info: ClassInfo) -> Iterator[Component]:
+    for attribute, assignments in info.attributes.items():
+        if len(assignments) == 1:
+            assignment = assignments[0]
+            for call, kind, depth in _calls(info, assignment.value):
+                assert isinstance(call.func, ast.Name)
+                yield Component(info, attribute, call.func.id, call, kind, assignment, depth)
+
+
+def _calls(info: ClassInfo, value: ast.expr) -> Iterator[tuple[ast.Call, str, str]]:
+    if not isinstance(value, ast.Call):
+        return
+    if _is_class(info, value):
+        yield value, "single", "1"
+        return
+    kind = _STACKS.get(info.index.resolve(value.func) or "")
+    if kind is not None:
+        for element in value.args:
+            inner = element.value if isinstance(element, ast.Starred) else element
+            for call, depth in _stacked(info, inner):
+                yield call, kind, depth
+
+
+def _stacked(info: ClassInfo, value: ast.expr) -> Iterator[tuple[ast.Call, str]]:
+    if isinstance(value, ast.ListComp | ast.GeneratorExp) and isinstance(value.elt, ast.Call):
+        if _is_class(info, value.elt):
+            yield value.elt, _range(value)
+    elif isinstance(value, ast.List | ast.Tuple):
+        for element in value.elts:
+            yield from _stacked(info, element)
+    elif isinstance(value, ast.Call) and _is_class(info, value):
+        yield value, "1"
+
+
+def _range(value: ast.ListComp | ast.GeneratorExp) -> str:
+    source = value.generators[0].iter
+    if isinstance(source, ast.Call) and isinstance(source.func, ast.Name) and source.func.id == "range":
+        return ast.unparse(source.args[0]) if len(source.args) == 1 else ""
+    return ""
+
+
+def _is_class(info: ClassInfo, call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id in info.index.classes

@@ -1,0 +1,135 @@
+"""The weights that write to the residual stream, and who sets their initial values."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from migrator.recognise.blocks import Block, Sublayer, linears
+from migrator.recognise.composition import components
+from migrator.recognise.dataflow import Flow, Value, method_flow, strip
+from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.stacks import Stack
+
+
+def residual_outputs(index: FileIndex, block: Block) -> tuple[str, ...] | None:
+    """Paths below a block of the weights whose products are added to the residual; None if one cannot be told."""
+    paths = [_of_sublayer(index, block, sublayer) for sublayer in block.sublayers]
+    known = tuple(path for path in paths if path is not None)
+    return known if len(known) == len(paths) else None
+
+
+def _of_sublayer(index: FileIndex, block: Block, sublayer: Sublayer) -> str | None:
+    return _last_weight(index, block.info, sublayer.branch)
+
+
+def _last_weight(index: FileIndex, info: ClassInfo, value: Value, depth: int = 6) -> str | None:
+    value = strip(value)
+    while value.op in ("dropout", "unpack", "getitem") and value.args:
+        value = strip(value.args[0])
+    if depth == 0:
+        return None
+    if value.op == "matmul" and strip(value.args[1]).op == "attr":
+        name: str = strip(value.args[1]).data
+        return name if _is_parameter(info, name) else None
+    if value.op != "module":
+        return None
+    if value.data in linears(info):
+        return f"{value.data}.weight"
+    inside = _inside(index, info, value.data, depth)
+    return f"{value.data}.{inside}" if inside is not None else None
+
+
+def _inside(index: FileIndex, info: ClassInfo, attribute: str, depth: int) -> str | None:
+    """The last weight inside a submodule."""
+    held = next((c for c in components(info) if c.attribute == attribute and c.kind == "single"), None)
+    if held is not None:
+        inner = index.modules.get(held.name)
+        flow = method_flow(inner) if inner is not None else None
+        if inner is None or flow is None or len(flow.returns) != 1:
+            return None
+        return _last_weight(index, inner, _returned(flow), depth - 1)
+    value = info.attribute(attribute)
+    if not isinstance(value, ast.Call):
+        return None
+    name = index.resolve(value.func)
+    if name == "runtime.SwiGLU":
+        return "down.weight"
+    if name == "torch.nn.MultiheadAttention":
+        return "out_proj.weight"
+    if name == "torch.nn.Sequential":
+        return _last_of_sequential(index, value)
+    return None
+
+
+def _last_of_sequential(index: FileIndex, value: ast.Call) -> str | None:
+    for position in range(len(value.args) - 1, -1, -1):
+        item = value.args[position]
+        name = index.resolve(item.func) if isinstance(item, ast.Call) else None
+        if name == "torch.nn.Linear":
+            return f"{position}.weight"
+        if name == "runtime.SwiGLU":
+            return f"{position}.down.weight"
+        if name not in ("torch.nn.Dropout", "torch.nn.Identity"):
+            return None
+    return None
+
+
+def _returned(flow: Flow) -> Value:
+    value = flow.returns[0][0]
+    return value.args[0] if value.op == "tuple" and value.args else value
+
+
+def _is_parameter(info: ClassInfo, name: str) -> bool:
+    return info.attribute(name) is not None
+
+
+def scaled_by(info: ClassInfo, attribute: str) -> str:
+    """The attribute that scales the initial values of `attribute`, if there is one."""
+    for name in info.attributes:
+        value = info.attribute(name)
+        if isinstance(value, ast.Call) and info.index.resolve(value.func) == "runtime.DepthScaledInit" and value.args:
+            if ast.unparse(value.args[0]) == f"self.{attribute}":
+                return f"self.{name}"
+    return ""
+
+
+def own_initialisation(info: ClassInfo) -> str:
+    """What in `__init__` sets initial values of the whole model: `.apply(...)`, a walk over parameters or modules."""
+    init = info.methods.get("__init__")
+    for node in ast.walk(init) if init is not None else ():
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("apply", "init_weights", "_init_weights", "reset_parameters", "_reset_parameters"):
+                return f"self.{node.func.attr}(...)"
+            if node.func.attr in ("parameters", "named_parameters", "modules", "named_modules"):
+                return f"a loop over {node.func.attr}()"
+    return ""
+
+
+def embeddings_into(index: FileIndex, stack: Stack) -> Iterator[tuple[str, ast.stmt, str]]:
+    """(attribute, its assignment, the statement that sets std 0.02) for embeddings that flow into the stack."""
+    owner = stack.owner
+    for name in owner.attributes:
+        value = owner.attribute(name)
+        if not isinstance(value, ast.Call) or index.resolve(value.func) != "torch.nn.Embedding":
+            continue
+        if any(k.arg in ("padding_idx", "_weight") for k in value.keywords) or len(value.args) > 2:
+            continue
+        if _flows_into(name, stack.entry):
+            nn = ast.unparse(value.func).rpartition(".")[0]
+            normal = f"{nn}.init.normal_" if nn else "torch.nn.init.normal_"
+            yield name, owner.attributes[name][0].statement, f"{normal}(self.{name}.weight, std=0.02)"
+
+
+def _flows_into(attribute: str, entry: Value) -> bool:
+    seen: set[Value] = set()
+    todo = [entry]
+    while todo:
+        value = todo.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.op == "module" and value.data == attribute:
+            return True
+        todo.extend(value.operands())
+    return False

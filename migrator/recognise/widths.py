@@ -1,0 +1,110 @@
+"""How to say the width of a head in `__init__`."""
+
+from __future__ import annotations
+
+import ast
+
+from migrator.recognise.attention import Attention
+from migrator.recognise.dataflow import Value, strip
+from migrator.recognise.index import ClassInfo, FunctionNode
+from migrator.recognise.shapes import Einsum, einsum_of
+
+_FACTORIES = {"torch.randn", "torch.rand", "torch.zeros", "torch.ones", "torch.empty", "torch.Tensor", "torch.FloatTensor"}
+
+
+def head_dim(found: Attention) -> ast.expr | None:
+    """An expression of the owner's `__init__` for the last dimension of the queries."""
+    return _dim(found.owner, found.q, -1) if found.owner is not None else None
+
+
+def num_heads(found: Attention) -> ast.expr | None:
+    """An expression of the owner's `__init__` for the number of heads, the third dimension from the end."""
+    return _dim(found.owner, found.q, -3) if found.owner is not None else None
+
+
+def _dim(owner: ClassInfo, value: Value, axis: int, depth: int = 8) -> ast.expr | None:
+    """How `__init__` can say the size of a (negative) axis."""
+    value = strip(value)
+    if depth == 0:
+        return None
+    letters = einsum_of(value)
+    if letters is not None:
+        return _of_letter(owner, letters[0], letters[1], letters[0].output[axis : axis + 1 or None])
+    if value.op in ("view", "reshape") and len(value.args) > -axis:
+        return _sayable(owner, value.args[axis])
+    if value.op in ("transpose", "permute"):
+        source = _source_axis(value, axis)
+        return _dim(owner, value.args[0], source, depth - 1) if source is not None else None
+    if value.op in ("mul", "div"):
+        return _dim(owner, value.args[0], axis, depth - 1)
+    return None
+
+
+def _of_letter(owner: ClassInfo, equation: Einsum, operands: tuple[Value, ...], letter: str) -> ast.expr | None:
+    for term, operand in zip(equation.operands, operands, strict=True):
+        if letter and letter in term and operand.op == "attr":
+            shape = parameter_shape(owner, operand.data)
+            if shape is not None and len(shape) == len(term):
+                return shape[term.index(letter)]
+    return None
+
+
+def _source_axis(value: Value, axis: int) -> int | None:
+    """The (negative) axis of the operand that `axis` of a transpose or permute comes from."""
+    axes = [arg.data for arg in value.args[1:]]
+    if not all(isinstance(a, int) for a in axes):
+        return None
+    if value.op == "permute":
+        dims = len(axes)
+        return axes[axis % dims] % dims - dims
+    inner = strip(value.args[0])
+    known = len(inner.args) - 1 if inner.op in ("view", "reshape") else None
+    if known is None and any(a >= 0 for a in axes):
+        return None
+    one, other = (a - known if a >= 0 and known is not None else a for a in axes)
+    return {one: other, other: one}.get(axis, axis)
+
+
+def parameter_shape(owner: ClassInfo, attribute: str) -> list[ast.expr] | None:
+    """The shape of `self.attribute = nn.Parameter(torch.randn(...) ...)`, through a local helper if there is one."""
+    value = owner.attribute(attribute)
+    if not isinstance(value, ast.Call):
+        return None
+    if isinstance(value.func, ast.Name):
+        helper = _local_function(owner, value.func.id)
+        if helper is not None and helper.args.vararg is not None and _passes_shape(owner, helper):
+            return value.args if not value.keywords else None
+    if owner.index.resolve(value.func) == "torch.nn.Parameter" and value.args:
+        return _factory_shape(owner, value.args[0])
+    return None
+
+
+def _factory_shape(owner: ClassInfo, node: ast.expr) -> list[ast.expr] | None:
+    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and owner.index.resolve(n.func) in _FACTORIES]
+    return calls[0].args if len(calls) == 1 and calls[0].args else None
+
+
+def _local_function(owner: ClassInfo, name: str) -> FunctionNode | None:
+    init = owner.methods.get("__init__")
+    body = init.body if init is not None else []
+    return next((item for item in body if isinstance(item, FunctionNode) and item.name == name), None)
+
+
+def _passes_shape(owner: ClassInfo, helper: FunctionNode) -> bool:
+    """Whether the helper makes a tensor of just the shape it is given: `torch.randn(*d)`."""
+    assert helper.args.vararg is not None
+    for node in ast.walk(helper):
+        if isinstance(node, ast.Call) and owner.index.resolve(node.func) in _FACTORIES and len(node.args) == 1:
+            star = node.args[0]
+            if isinstance(star, ast.Starred) and isinstance(star.value, ast.Name):
+                return star.value.id == helper.args.vararg.arg
+    return False
+
+
+def _sayable(owner: ClassInfo, value: Value) -> ast.expr | None:
+    """`self.head_dim` can be said in `__init__`, once it is assigned there."""
+    if value.op == "attr" and owner.attribute(value.data) is not None:
+        return value.node
+    if value.op == "const" and isinstance(value.data, int) and value.data > 0:
+        return value.node
+    return None
