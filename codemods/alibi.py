@@ -10,14 +10,28 @@ from typing import cast
 import libcst as cst
 
 from migrator.codemod import (
-    AlibiPart, AnyEdit, Claim, Codemod, Edit, Finding, Import, Insert, Phase, Place, Promise, Refusal, Remove, Replace,
-    Site, Swap,
-)  # fmt: skip
+    AlibiPart,
+    AnyEdit,
+    Claim,
+    Codemod,
+    Edit,
+    Finding,
+    Import,
+    Insert,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Remove,
+    Replace,
+    Site,
+    Swap,
+)
 from migrator.recognise.attention import Attention
 from migrator.recognise.carriage import Departure, departures, group_obstacle
 from migrator.recognise.consumers import PositionGroup, groups
 from migrator.recognise.index import FileIndex
-from migrator.recognise.spelling import runtime_name
+from migrator.recognise.spelling import call, runtime_name
 from migrator.recognise.widths import num_heads
 
 
@@ -74,7 +88,11 @@ def _heads(group: PositionGroup) -> tuple[str, str, str] | None:
     for name, held in group.attentions.items():
         for found in held:
             if num_heads(found) is None:
-                return "num-heads", f"the number of heads of {name} is not said in `__init__`", "keep it as self.num_heads"
+                return (
+                    "num-heads",
+                    f"the number of heads of {name} is not said in `__init__`",
+                    "keep it as self.num_heads",
+                )
             assert isinstance(found.node, ast.Call)
             if any(k.arg == "bias" for k in found.node.keywords):
                 return "bias-taken", f"the attention of {name} adds a mask to its scores", "make that mask boolean"
@@ -93,7 +111,9 @@ def _site(index: FileIndex, group: PositionGroup, place: Place) -> Site:
         models=(*group.attentions, *consumers),
         off=tuple(Swap.of(d.definition, d.call, d.argument) for d in part.departures if d.call is not None),
         parts=tuple(AlibiPart(name, attribute) for name in group.attentions),
-        changes=(("absolute position", "ALiBi attention sees distances between tokens, no longer their absolute places"),),
+        changes=(
+            ("absolute position", "ALiBi attention sees distances between tokens, no longer their absolute places"),
+        ),
     )
     return Site(place, f"additive sinusoid -> ALiBi in {', '.join(group.attentions)}", claim, part)
 
@@ -106,16 +126,29 @@ def _arrival(found: Attention, part: _Part) -> Iterator[AnyEdit]:
     yield Insert(definition, owner.methods["__init__"], assignment, "end")
     q, k = (definition.source(node) for node in found.node.args[:2])
     bias = f"self.{part.attribute}({q}, {k})"
-    yield Edit(definition, found.node, lambda node: _with_bias(cast(cst.Call, node), bias))
+    if found.node.end_lineno == found.node.lineno:
+        yield Replace(definition, found.node, _longer_call(found, bias))
+    else:
+        yield Edit(definition, found.node, lambda node: _with_bias(cast(cst.Call, node), bias))
 
 
-def _with_bias(call: cst.Call, bias: str) -> cst.Call:
+def _longer_call(found: Attention, bias: str) -> str:
+    """The call with one more argument, broken into lines where it must be."""
+    node, statement, definition = found.node, found.output.statement, found.flow.definition
+    assert isinstance(node, ast.Call) and statement is not None
+    words = [definition.source(argument) for argument in node.args]
+    words += [f"{k.arg}={definition.source(k.value)}" for k in node.keywords]
+    around = len(definition.source(statement).split("\n")[0]) - len(definition.source(node))
+    return call(definition.source(node.func), [*words, f"bias={bias}"], indent=statement.col_offset + around)
+
+
+def _with_bias(node: cst.Call, bias: str) -> cst.Call:
     """The call with `bias=` as its last argument."""
     bare = cst.AssignEqual(whitespace_before=cst.SimpleWhitespace(""), whitespace_after=cst.SimpleWhitespace(""))
     comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     argument = cst.Arg(cst.parse_expression(bias), keyword=cst.Name("bias"), equal=bare)
-    *others, last = call.args
+    *others, last = node.args
     if not isinstance(last.comma, cst.Comma):
         last = last.with_changes(comma=comma)
-        return call.with_changes(args=[*others, last, argument])
-    return call.with_changes(args=[*others, last, argument.with_changes(comma=last.comma)])
+        return node.with_changes(args=[*others, last, argument])
+    return node.with_changes(args=[*others, last, argument.with_changes(comma=last.comma)])

@@ -8,8 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, Finding, Import, Insert, Modern, Phase, Place, Promise, Refusal, Remove, Replace, Site,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    Finding,
+    Import,
+    Insert,
+    Modern,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Remove,
+    Replace,
+    Site,
+)
 from migrator.recognise.attention import Attention, Mask, Obstacle, attentions
 from migrator.recognise.dataflow import Flow, Value
 from migrator.recognise.index import Definition, FileIndex

@@ -7,8 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, DepthInitPart, Finding, Import, Insert, Modern, Phase, Place, Promise, Refusal, Site,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    DepthInitPart,
+    Finding,
+    Import,
+    Insert,
+    Modern,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Site,
+)
 from migrator.recognise.index import FileIndex
 from migrator.recognise.residuals import embeddings_into, own_initialisation, residual_outputs, scaled_by
 from migrator.recognise.spelling import call, runtime_name
@@ -28,7 +40,9 @@ class DepthInit(Codemod):
 
     phase = Phase.ARCHITECTURE
     promise = Promise.NEW
-    rationale = "A residual stream is a sum of 2 N outputs; scaled by 1/sqrt(2 N) its variance does not grow with depth."
+    rationale = (
+        "A residual stream is a sum of 2 N outputs; scaled by 1/sqrt(2 N) its variance does not grow with depth."
+    )
     reference = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2), section 2.3"
     after = ("pre_norm", "swiglu", "final_norm")
     refusals = {
@@ -68,9 +82,14 @@ def _finding(index: FileIndex, stack: Stack) -> Finding:
     code = call(spelling, [f"self.{component.attribute}", f"outputs=({paths})"], prefix=f"self.{attribute} = ")
     embeddings = tuple(embeddings_into(index, stack))
     claim = Claim(
-        (owner.name,), (owner.name,),
-        parts=(DepthInitPart(owner.name, attribute, component.attribute, outputs, tuple(name for name, _, _ in embeddings)),),
-    )  # fmt: skip
+        (owner.name,),
+        (owner.name,),
+        parts=(
+            DepthInitPart(
+                owner.name, attribute, component.attribute, outputs, tuple(name for name, _, _ in embeddings)
+            ),
+        ),
+    )
     message = f"residual outputs of `{component.attribute}` start at 1/sqrt(2 N)"
     message += f", embeddings at std 0.02 ({', '.join(name for name, _, _ in embeddings)})" if embeddings else ""
     part = _Part(stack, code, tuple((statement, code) for _, statement, code in embeddings), imported)

@@ -7,8 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, Finding, Insert, Modern, NormPart, Phase, Place, Promise, Refusal, Replace, Site,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    Finding,
+    Insert,
+    Modern,
+    NormPart,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Replace,
+    Site,
+)
 from migrator.recognise.blocks import Block, norms
 from migrator.recognise.index import FileIndex, bind
 from migrator.recognise.stacks import Stack, stacks
@@ -26,7 +38,9 @@ class FinalNorm(Codemod):
 
     phase = Phase.ARCHITECTURE
     promise = Promise.NEW
-    rationale = "In a pre-norm stack nothing bounds the residual stream, so its sum has to be normalised once at the end."
+    rationale = (
+        "In a pre-norm stack nothing bounds the residual stream, so its sum has to be normalised once at the end."
+    )
     reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
     after = ("rotary", "alibi", "pre_norm", "swiglu")
     refusals = {
@@ -63,8 +77,12 @@ def _finding(stack: Stack, place: Place) -> Finding:
         seen = f"the norm of {stack.block.info.name} takes values that {stack.owner.name}.__init__ does not have"
         return Refusal(place, "norm-unknown", seen, "build the norm from an argument of the block")
     if _assigned_name(stack) is None and stack.result.node is None:
-        return Refusal(place, "one-of-several", "the loop over the blocks keeps its result in no single name", "name it")
-    attribute = next(n for n in ("final_norm", "norm_out", "stack_norm") if n not in {*stack.owner.attributes, *stack.owner.methods})
+        return Refusal(
+            place, "one-of-several", "the loop over the blocks keeps its result in no single name", "name it"
+        )
+    attribute = next(
+        n for n in ("final_norm", "norm_out", "stack_norm") if n not in {*stack.owner.attributes, *stack.owner.methods}
+    )
     part = NormPart(stack.owner.name, attribute, stack.component.attribute)
     claim = Claim((stack.owner.name,), (stack.owner.name,), parts=(part,))
     message = f"no norm after the pre-norm stack `{stack.component.attribute}` -> self.{attribute} = {norm}"

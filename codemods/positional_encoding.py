@@ -7,8 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, Finding, Import, Insert, Modern, Phase, Place, Promise, Refusal, Remove, Replace, Site,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    Finding,
+    Import,
+    Insert,
+    Modern,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Remove,
+    Replace,
+    Site,
+)
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.positions import Sinusoid, carriers, encodings, sinusoids
@@ -45,7 +58,9 @@ class PositionalEncodingToRuntime(Codemod):
         for info in carriers(index).values():
             if encodings(info):
                 forward = info.methods["forward"]
-                place = Place(info.name, info.definition.line(forward), (forward.end_lineno or 0) + info.definition.shift)
+                place = Place(
+                    info.name, info.definition.line(forward), (forward.end_lineno or 0) + info.definition.shift
+                )
                 yield Modern(place, "sinusoidal table is cached already")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
@@ -67,14 +82,21 @@ def _finding(index: FileIndex, found: Sinusoid) -> Finding:
     if obstacle is not None:
         code, seen, remedy = obstacle
         return Refusal(place, code, seen, remedy)
-    attribute = next(n for n in ("encoding", "sinusoid", "sinusoidal_encoding") if n not in {*info.attributes, *info.methods})
+    attribute = next(
+        n for n in ("encoding", "sinusoid", "sinusoidal_encoding") if n not in {*info.attributes, *info.methods}
+    )
     spelling, imported = runtime_name(index, "SinusoidalPositionalEncoding")
     assert found.total.statement is not None
     x = found.flow.text_at(found.x, found.total.statement)
     part = _Part(
-        found, info.methods["__init__"], attribute, f"self.{attribute} = {spelling}(base={_base(found)})",
-        f"self.{attribute}({x})", tuple(unneeded(found.flow, found.total, [found.x])), imported,
-    )  # fmt: skip
+        found,
+        info.methods["__init__"],
+        attribute,
+        f"self.{attribute} = {spelling}(base={_base(found)})",
+        f"self.{attribute}({x})",
+        tuple(unneeded(found.flow, found.total, [found.x])),
+        imported,
+    )
     return Site(place, "additive sinusoid -> cached table", Claim((info.name,), (info.name,)), part)
 
 

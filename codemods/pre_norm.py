@@ -10,8 +10,21 @@ from typing import cast
 import libcst as cst
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, Edit, Finding, Insert, MovedNormPart, Phase, Place, Promise, Refusal, Replace, Site, Swap,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    Edit,
+    Finding,
+    Insert,
+    MovedNormPart,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Replace,
+    Site,
+    Swap,
+)
 from migrator.recognise.blocks import Block, Sublayer, blocks
 from migrator.recognise.dataflow import Value
 from migrator.recognise.index import FileIndex
@@ -52,7 +65,9 @@ class PreNorm(Codemod):
                 yield Replace(definition, inputs[0], f"self.{sublayer.norm}({definition.source(inputs[0])})")
                 continue
             statement = _statement(part.block, call)
-            yield Insert(definition, statement, f"{part.name} = self.{sublayer.norm}({ast.unparse(inputs[0])})", "before")
+            yield Insert(
+                definition, statement, f"{part.name} = self.{sublayer.norm}({ast.unparse(inputs[0])})", "before"
+            )
             for node in inputs:
                 yield Replace(definition, node, part.name)
 
@@ -77,11 +92,12 @@ def _finding(index: FileIndex, block: Block) -> Finding:
         entries.append((sublayer, *entry))
     name = free_name(index, info.definition, "normed", "normed_input")
     claim = Claim(
-        (info.name,), (info.name,),
+        (info.name,),
+        (info.name,),
         off=tuple(swap for sublayer in block.sublayers for swap in _swap(block, sublayer)),
         parts=tuple(MovedNormPart(info.name, sublayer.norm) for sublayer in block.sublayers),
         changes=(("normalised output", "the block gives out the raw residual sum; the stack's final norm bounds it"),),
-    )  # fmt: skip
+    )
     return Site(place, f"post-norm -> pre-norm ({', '.join(used)})", claim, _Part(block, tuple(entries), name))
 
 

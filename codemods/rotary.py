@@ -7,9 +7,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, Finding, Import, Insert, Modern, Phase, Place, Promise, Refusal, Remove, Replace, RotaryPart,
-    Site, Swap,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    Finding,
+    Import,
+    Insert,
+    Modern,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Remove,
+    Replace,
+    RotaryPart,
+    Site,
+    Swap,
+)
 from migrator.recognise.attention import Attention
 from migrator.recognise.carriage import Departure, departures, group_obstacle, keepers
 from migrator.recognise.constants import init_values
@@ -76,8 +90,9 @@ class Rotary(Codemod):
         base = first.info.definition.source(first.base)
         part = _Part(
             tuple(_arrival(found, spelling, base) for held in group.attentions.values() for found in held),
-            tuple(departures(group)), imported,
-        )  # fmt: skip
+            tuple(departures(group)),
+            imported,
+        )
         message = f"additive sinusoid -> rotary positions in {', '.join(group.attentions)} (base {base})"
         return Site(place, message, _claim(index, group, part), part)
 
@@ -103,7 +118,11 @@ def _odd(index: FileIndex, group: PositionGroup) -> tuple[str, str, str] | None:
         for found in held:
             width = head_dim(found)
             if width is None:
-                return "head-dim", f"the width of a head of {name} is not said in `__init__`", "keep it as self.head_dim"
+                return (
+                    "head-dim",
+                    f"the width of a head of {name} is not said in `__init__`",
+                    "keep it as self.head_dim",
+                )
             info = index.modules[name]
             odd = [value for value in init_values(index, info, width) if value is not None and value % 2]
             if odd:
@@ -142,9 +161,11 @@ def _claim(index: FileIndex, group: PositionGroup, part: _Part) -> Claim:
     return Claim(
         definitions=(*consumers, *group.attentions),
         models=(*group.attentions, *consumers),
-        off=tuple(
-            Swap.of(d.definition, d.call, d.argument) for d in part.departures if d.call is not None
+        off=tuple(Swap.of(d.definition, d.call, d.argument) for d in part.departures if d.call is not None),
+        parts=tuple(
+            RotaryPart(name, _attribute(held[0]), base, "interleaved") for name, held in group.attentions.items()
         ),
-        parts=tuple(RotaryPart(name, _attribute(held[0]), base, "interleaved") for name, held in group.attentions.items()),
-        changes=(("absolute position", "rotary attention sees distances between tokens, no longer their absolute places"),),
-    )  # fmt: skip
+        changes=(
+            ("absolute position", "rotary attention sees distances between tokens, no longer their absolute places"),
+        ),
+    )

@@ -8,9 +8,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import (
-    AnyEdit, Claim, Codemod, Finding, Import, Insert, Modern, Phase, Place, Promise, Refusal, Remove, Replace, Site,
-    Swap, SwiGLUPart,
-)  # fmt: skip
+    AnyEdit,
+    Claim,
+    Codemod,
+    Finding,
+    Insert,
+    Modern,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Remove,
+    Replace,
+    Site,
+    Swap,
+    SwiGLUPart,
+)
 from migrator.recognise.blocks import FeedForward, blocks, feed_forwards, has_modern_feed_forward, linears
 from migrator.recognise.constants import init_values
 from migrator.recognise.index import FileIndex
@@ -42,7 +55,9 @@ class SwiGLU(Codemod):
             yield _inline(index, found, place) if found.kind == "inline" else _sequential(index, found, place)
         for block in blocks(index).values():
             if has_modern_feed_forward(block):
-                yield Modern(Place.of(block.info.name, block.info.node, block.info.definition), "gated feed-forward already")
+                yield Modern(
+                    Place.of(block.info.name, block.info.node, block.info.definition), "gated feed-forward already"
+                )
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part
@@ -69,7 +84,9 @@ def _inline(index: FileIndex, found: FeedForward, place: Place) -> Finding:
         return Refusal(place, "hidden-width", seen, "use one expression for both")
     assert found.call is not None and found.activation is not None
     if len(found.call.users) != 1 or found.call.node is None or found.activation.node is None:
-        return Refusal(place, "shared-activation", f"the output of `{found.first}` is used twice", "give each use its own product")
+        return Refusal(
+            place, "shared-activation", f"the output of `{found.first}` is used twice", "give each use its own product"
+        )
     up = _up_name(found)
     edits = [*_init_edits(index, found, first, last, up), *_forward_edits(index, found, up)]
     part = SwiGLUPart(found.owner.name, found.first, up, found.last)
@@ -154,7 +171,9 @@ def _sequential(index: FileIndex, found: FeedForward, place: Place) -> Finding:
     same = ast.dump(first.args[1]) == ast.dump(last.args[0]) and ast.dump(first.args[0]) == ast.dump(last.args[1])
     bias = [[ast.dump(k.value) for k in call.keywords] for call in products]
     if not same or bias[0] != bias[1]:
-        return Refusal(place, "hidden-width", "the two products do not mirror each other", "use the same widths in both")
+        return Refusal(
+            place, "hidden-width", "the two products do not mirror each other", "use the same widths in both"
+        )
     edits, renamed = _sequential_edits(index, found, value, first, last)
     owner, attribute = found.owner.name, found.attribute
     gate = f"{attribute}.0" if len(renamed[0][2].split(".")) > 3 else attribute
@@ -198,7 +217,7 @@ def _claim(found: FeedForward, part: SwiGLUPart, renamed: tuple[tuple[str, str, 
     if found.activation is not None and isinstance(found.activation.node, ast.Call):
         node = found.activation.node
         operand = node.args[0] if node.args else getattr(node.func, "value", None)
-        swaps = (Swap.of(definition, node, f"({definition.source(operand)})"),) if operand is not None else ()
+        swaps = tuple(Swap.of(definition, node, f"({definition.source(one)})") for one in [operand] if one is not None)
     else:
         value = found.owner.attribute(found.attribute)
         assert isinstance(value, ast.Call)

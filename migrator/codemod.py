@@ -76,7 +76,7 @@ class Modern:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A place that is left alone: `code` is a key of the codemod's `refusals`, `seen` and `remedy` are for its reader."""
+    """A place that is left alone: `code` is a key of the codemod's `refusals`; `seen` and `remedy` are for people."""
 
     place: Place
     code: str

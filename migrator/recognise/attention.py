@@ -14,8 +14,15 @@ from dataclasses import dataclass, field
 from migrator.recognise.dataflow import Flow, Value, flow_of, strip
 from migrator.recognise.index import ClassInfo, Definition, FileIndex, FunctionNode
 from migrator.recognise.shapes import (
-    arange_length, einsum_of, grid_axis, is_axis, last_sizes, size_of, swaps_last_two, symbol,
-)  # fmt: skip
+    arange_length,
+    einsum_of,
+    grid_axis,
+    is_axis,
+    last_sizes,
+    size_of,
+    swaps_last_two,
+    symbol,
+)
 
 
 @dataclass(eq=False)
@@ -112,7 +119,8 @@ def in_flow(flow: Flow) -> list[Attention | Obstacle]:
     for value in flow.values:
         if value.op in ("runtime.attention", "sdpa") and len(value.args) >= 3 and value.node is not None:
             kind = "runtime" if value.op == "runtime.attention" else "sdpa"
-            found.append(Attention(flow, *value.args[:3], value, value.node, kind))
+            q, k, v = value.args[:3]
+            found.append(Attention(flow, q, k, v, value, value.node, kind))
         elif value.op == "softmax":
             seen = _legacy(flow, value)
             if seen is not None:
@@ -144,8 +152,31 @@ def _find_product(value: Value, depth: int = 12) -> Value | None:
     letters = einsum_of(value)
     if letters is not None:
         return value if len(letters[1]) == 2 and not any(_is_weight(arg) for arg in letters[1]) else None
-    if value.op in ("div", "mul", "add", "sub", "masked_fill", "where", "phi", "to", "float", "type_as", "softmax", "neg", "clamp",
-                    "tanh", "sigmoid", "baddbmm", "view", "reshape", "getitem", "setitem", "module", "permute", "transpose"):  # fmt: skip
+    if value.op in (
+        "div",
+        "mul",
+        "add",
+        "sub",
+        "masked_fill",
+        "where",
+        "phi",
+        "to",
+        "float",
+        "type_as",
+        "softmax",
+        "neg",
+        "clamp",
+        "tanh",
+        "sigmoid",
+        "baddbmm",
+        "view",
+        "reshape",
+        "getitem",
+        "setitem",
+        "module",
+        "permute",
+        "transpose",
+    ):
         operands = value.args[1:] if value.op in ("phi", "baddbmm") else value.args
         if value.op == "baddbmm" and len(value.args) == 3:
             return value
@@ -165,7 +196,9 @@ def _through_dropout(softmax: Value) -> tuple[Value, Value | None]:
     """The weights as they meet the values, and the dropout on the way."""
     weights, dropout = softmax, None
     while True:
-        users = [user for user in weights.users if user.op in ("dropout", "contiguous", "clone", "identity", "call_local")]
+        users = [
+            user for user in weights.users if user.op in ("dropout", "contiguous", "clone", "identity", "call_local")
+        ]
         others = [user for user in weights.users if user not in users]
         if len(users) != 1 or any(_is_sum_of(user, weights) for user in others):
             return weights, dropout
@@ -210,9 +243,21 @@ class _Reader:
         assert self.output.node is not None
         self.settle_scale(q, k)
         return Attention(
-            self.flow, q, k, v, self.output, self.output.node, "legacy", self.softmax, transposed, self.scale, self.scale_op,
-            self.masks[::-1], self.dropout, {**moves, **more},
-        )  # fmt: skip
+            self.flow,
+            q,
+            k,
+            v,
+            self.output,
+            self.output.node,
+            "legacy",
+            self.softmax,
+            transposed,
+            self.scale,
+            self.scale_op,
+            self.masks[::-1],
+            self.dropout,
+            {**moves, **more},
+        )
 
     def check_softmax(self) -> None:
         axis = self.softmax.argument(1, "dim")
@@ -318,7 +363,9 @@ class _Reader:
     def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
         number = _number(fill)
         if number is None or number > -1e4:
-            raise _Stop("mask-fill", f"hidden scores become `{_text(fill)}`, which is not low enough to hide them", at.node)
+            raise _Stop(
+                "mask-fill", f"hidden scores become `{_text(fill)}`, which is not low enough to hide them", at.node
+            )
         if self.scale_op != "none" and number != -math.inf:
             raise _Stop("mask", "the scores are masked before they are scaled", at.node)
         hides = _hides_future(test)
@@ -379,11 +426,15 @@ class _Reader:
             return
         root = strip(self.scale)
         sizes = last_sizes(q) | last_sizes(k)
-        if self.scale_op == "div" and root.op == "sqrt" and symbol(_size(root.args[0])) in sizes:
-            self.scale_op = "default"
-        elif self.scale_op == "div" and _power(root, 0.5) in sizes:
-            self.scale_op = "default"
-        elif self.scale_op == "mul" and (_power(root, -0.5) in sizes or _inverse_root(root) in sizes):
+        if (
+            self.scale_op == "div"
+            and root.op == "sqrt"
+            and symbol(_size(root.args[0])) in sizes
+            or self.scale_op == "div"
+            and _power(root, 0.5) in sizes
+            or self.scale_op == "mul"
+            and (_power(root, -0.5) in sizes or _inverse_root(root) in sizes)
+        ):
             self.scale_op = "default"
 
 

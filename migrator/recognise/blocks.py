@@ -124,7 +124,11 @@ def _is_gated_module(info: ClassInfo, step: Value) -> bool:
     text = info.definition.source(value) if value is not None else ""
     if "SwiGLU" in text:
         return True
-    inner = info.index.modules.get(value.func.id) if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else None
+    inner = (
+        info.index.modules.get(value.func.id)
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+        else None
+    )
     flow = method_flow(inner) if inner is not None else None
     return flow is not None and any(v.op in ("silu", "runtime.swiglu") for v in flow.values)
 
@@ -132,10 +136,11 @@ def _is_gated_module(info: ClassInfo, step: Value) -> bool:
 def _block(index: FileIndex, info: ClassInfo, attending: set[str]) -> Block | None:
     held = {c.attribute for c in components(info) if c.name in attending and c.kind == "single"}
     held |= {
-        name for name in info.attributes
+        name
+        for name in info.attributes
         if isinstance(value := info.attribute(name), ast.Call)
         and index.resolve(value.func) == "torch.nn.MultiheadAttention"
-    }  # fmt: skip
+    }
     if not held:
         return None
     flow = method_flow(info)
@@ -232,7 +237,11 @@ def _feed_forward(index: FileIndex, block: Block, sublayer: Sublayer) -> FeedFor
     value = block.info.attribute(sublayer.module)
     if isinstance(value, ast.Call) and index.resolve(value.func) == "torch.nn.Sequential":
         name = _sequential_activation(index, value)
-        return FeedForward(block.info, block.flow, "sequential", "", "", None, None, name, sublayer.module) if name else None
+        return (
+            FeedForward(block.info, block.flow, "sequential", "", "", None, None, name, sublayer.module)
+            if name
+            else None
+        )
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in index.modules:
         return _own_class(index, index.modules[value.func.id])
     return None
@@ -261,7 +270,11 @@ def _own_class(index: FileIndex, info: ClassInfo) -> FeedForward | None:
 def _two_products(info: ClassInfo, flow: Flow, steps: list[Value]) -> FeedForward | None:
     """Linear, activation, linear among the steps, with nothing but dropout and norms around them."""
     known, ends = linears(info), norms(info)
-    core = [s for s in steps if s.op not in ("dropout", "contiguous", "identity") and not (s.op == "module" and s.data in ends)]
+    core = [
+        s
+        for s in steps
+        if s.op not in ("dropout", "contiguous", "identity") and not (s.op == "module" and s.data in ends)
+    ]
     if len(core) != 3:
         return None
     last, activation, first = core

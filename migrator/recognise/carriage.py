@@ -35,7 +35,11 @@ def group_obstacle(index: FileIndex, group: PositionGroup) -> Obstacle | None:
         where = f"{consumer.info.name}.{consumer.attribute}"
         if consumer.elsewhere:
             remedy = "give the other part a positional encoding of its own"
-            return "mixed-consumers", f"the positions of {where} do not go to attention alone: {consumer.elsewhere}", remedy
+            return (
+                "mixed-consumers",
+                f"the positions of {where} do not go to attention alone: {consumer.elsewhere}",
+                remedy,
+            )
         reader = _other_reader(index, consumer)
         if reader:
             return "positions-read", f"{where} is read by {reader}", "remove that use, or keep the positions"
@@ -89,7 +93,9 @@ def _other_reader(index: FileIndex, consumer: Consumer) -> str:
         if consumer.attribute not in definition.text:
             continue
         for node in ast.walk(definition.tree):
-            if not (isinstance(node, ast.Attribute) and node.attr == consumer.attribute and isinstance(node.ctx, ast.Load)):
+            if not (
+                isinstance(node, ast.Attribute) and node.attr == consumer.attribute and isinstance(node.ctx, ast.Load)
+            ):
                 continue
             own_self = isinstance(node.value, ast.Name) and node.value.id == "self"
             if id(node) not in calls and not (own_self and definition is not consumer.info.definition):

@@ -10,9 +10,14 @@ from migrator.recognise.index import CallSite, ClassInfo, FileIndex, FunctionNod
 
 Number = int | float
 _OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow, ast.Mod: operator.mod,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+    ast.Mod: operator.mod,
+}
 _DEPTH = 6
 
 
@@ -74,7 +79,9 @@ def _locals(index: FileIndex, body: list[ast.stmt], scope: _Scope) -> _Scope:
     for statement in walk_statements(body):
         for name in _assigned(statement):
             single = counts[name] == 1 and name not in scope and isinstance(statement, ast.Assign)
-            known[name] = _evaluate(index, statement.value, known) if single and isinstance(statement, ast.Assign) else None
+            known[name] = (
+                _evaluate(index, statement.value, known) if single and isinstance(statement, ast.Assign) else None
+            )
     return known
 
 

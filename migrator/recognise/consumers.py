@@ -48,7 +48,9 @@ def consumers(index: FileIndex) -> list[Consumer]:
     for info in index.modules.values():
         for attribute, carrier in _carrier_attributes(index, info, known):
             assignment = info.attributes[attribute][0]
-            consumer = Consumer(info, attribute, assignment, _base(index, assignment, carrier), _calls(index, info, attribute))
+            consumer = Consumer(
+                info, attribute, assignment, _base(index, assignment, carrier), _calls(index, info, attribute)
+            )
             _follow(index, consumer)
             found.append(consumer)
     return found

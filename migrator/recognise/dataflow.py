@@ -124,7 +124,9 @@ def strip(value: Value) -> Value:
 
 
 class _Interpreter:
-    def __init__(self, index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None) -> None:
+    def __init__(
+        self, index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None
+    ) -> None:
         self.index = index
         self.names: dict[str, Value] = {}
         is_method = owner is not None and not any(
@@ -185,9 +187,9 @@ class _Interpreter:
             return
         value = self.expression(statement.value)
         called = statement.value
-        if isinstance(called, ast.Call) and isinstance(called.func, ast.Attribute) and called.func.attr.endswith("_"):
-            if isinstance(called.func.value, ast.Name) and called.func.value.id in self.names:
-                self.names[called.func.value.id] = value
+        method = called.func if isinstance(called, ast.Call) and isinstance(called.func, ast.Attribute) else None
+        if method is not None and method.attr.endswith("_") and isinstance(method.value, ast.Name):
+            self.names[method.value.id] = value  # x.mul_(...) changes x
         self.flow.stores.append(Store("effect", "", value, statement))
 
     def do_Return(self, statement: ast.Return) -> bool:
@@ -364,9 +366,9 @@ class _Interpreter:
     def see_Subscript(self, node: ast.Subscript) -> Value:
         base = self.expression(node.value)
         index = node.slice
-        if base.op == "tuple" and isinstance(index, ast.Constant) and isinstance(index.value, int):
-            if index.value < len(base.args):
-                return base.args[index.value]
+        position = index.value if isinstance(index, ast.Constant) else None
+        if base.op == "tuple" and isinstance(position, int) and position < len(base.args):
+            return base.args[position]
         if base.op == "shape":
             return self.new("size", base.args[0], self.expression(index), node=node)
         inside = [self.names[n.id] for n in ast.walk(index) if isinstance(n, ast.Name) and n.id in self.names]

@@ -166,7 +166,9 @@ class FileIndex:
     @cached_property
     def classes(self) -> dict[str, ClassInfo]:
         """Top-level classes; of two with one name the last, which is what the name means once the file is loaded."""
-        return {d.name: ClassInfo(d.name, d.tree, d, self) for d in self.definitions if isinstance(d.tree, ast.ClassDef)}
+        return {
+            d.name: ClassInfo(d.name, d.tree, d, self) for d in self.definitions if isinstance(d.tree, ast.ClassDef)
+        }
 
     @cached_property
     def modules(self) -> dict[str, ClassInfo]:
@@ -313,7 +315,11 @@ def _self_targets(statement: ast.stmt, self_name: str) -> Iterator[tuple[str, as
     for target in targets:
         elements = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
         for element in elements:
-            if isinstance(element, ast.Attribute) and isinstance(element.value, ast.Name) and element.value.id == self_name:
+            if (
+                isinstance(element, ast.Attribute)
+                and isinstance(element.value, ast.Name)
+                and element.value.id == self_name
+            ):
                 yield element.attr, value
 
 
@@ -343,13 +349,12 @@ def _parsed(text: str, first_line: int) -> list[Definition]:
 
 
 def _first_line(node: ast.stmt) -> int:
-    decorators = getattr(node, "decorator_list", [])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _name(node: ast.stmt) -> str:
-    name: str = getattr(node, "name", "")
-    return name
+    return str(getattr(node, "name", ""))
 
 
 def _import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from migrator.recognise.dataflow import Flow, Value, flow_of, strip
@@ -168,16 +169,24 @@ class _Grid:
         function = _FUNCTIONS.get(value.op)
         if function is None or len(args) != function[0] or (value.op in ("add", "sub") and "alpha" in value.keywords):
             raise _Unknown
-        result: float = function[1](*args)
-        return result
+        return function[1](*args)
 
 
-_FUNCTIONS = {
-    "add": (2, lambda a, b: a + b), "sub": (2, lambda a, b: a - b), "mul": (2, lambda a, b: a * b),
-    "div": (2, lambda a, b: a / b), "pow": (2, lambda a, b: a**b), "mod": (2, lambda a, b: a % b),
-    "floordiv": (2, lambda a, b: a // b), "neg": (1, lambda a: -a), "sin": (1, math.sin), "cos": (1, math.cos),
-    "exp": (1, math.exp), "log": (1, math.log), "sqrt": (1, math.sqrt),
-}  # fmt: skip
+_FUNCTIONS: dict[str, tuple[int, Callable[..., float]]] = {
+    "add": (2, lambda a, b: a + b),
+    "sub": (2, lambda a, b: a - b),
+    "mul": (2, lambda a, b: a * b),
+    "div": (2, lambda a, b: a / b),
+    "pow": (2, lambda a, b: a**b),
+    "mod": (2, lambda a, b: a % b),
+    "floordiv": (2, lambda a, b: a // b),
+    "neg": (1, lambda a: -a),
+    "sin": (1, math.sin),
+    "cos": (1, math.cos),
+    "exp": (1, math.exp),
+    "log": (1, math.log),
+    "sqrt": (1, math.sqrt),
+}
 
 
 def _same_rounding(x: Value, term: Value, base: str | float) -> bool:

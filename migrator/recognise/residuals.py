@@ -88,9 +88,10 @@ def scaled_by(info: ClassInfo, attribute: str) -> str:
     """The attribute that scales the initial values of `attribute`, if there is one."""
     for name in info.attributes:
         value = info.attribute(name)
-        if isinstance(value, ast.Call) and info.index.resolve(value.func) == "runtime.DepthScaledInit" and value.args:
-            if ast.unparse(value.args[0]) == f"self.{attribute}":
-                return f"self.{name}"
+        if not isinstance(value, ast.Call) or info.index.resolve(value.func) != "runtime.DepthScaledInit":
+            continue
+        if value.args and ast.unparse(value.args[0]) == f"self.{attribute}":
+            return f"self.{name}"
     return ""
 
 

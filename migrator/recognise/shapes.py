@@ -68,9 +68,14 @@ def last_sizes(value: Value) -> set[Symbol]:
         known.add(("size", symbol(value), len(equation.output) - 1))
     elif value.op in ("view", "reshape") and len(value.args) > 2:
         known |= {symbol(value.args[-1]), ("size", symbol(value), len(value.args) - 2)}
-    elif value.op == "transpose" and _constants(value.args[1:]) and _keeps_last(value):
-        known |= last_sizes(value.args[0])
-    elif value.op == "permute" and _constants(value.args[1:]) and value.args[-1].data in (-1, len(value.args) - 2):
+    elif (
+        value.op == "transpose"
+        and _constants(value.args[1:])
+        and _keeps_last(value)
+        or value.op == "permute"
+        and _constants(value.args[1:])
+        and value.args[-1].data in (-1, len(value.args) - 2)
+    ):
         known |= last_sizes(value.args[0])
     known.discard(("const", -1))
     return known
@@ -106,8 +111,8 @@ def is_axis(value: Value | None, axis: int, of: Value) -> bool:
 def swaps_last_two(value: Value) -> bool:
     """Whether the value is `tensor.transpose(-2, -1)` in any spelling."""
     if value.op == "permute" and _constants(value.args[1:]):
-        axes = [arg.data for arg in value.args[1:]]
-        return axes == [*range(len(axes) - 2), len(axes) - 1, len(axes) - 2]
+        order = [arg.data for arg in value.args[1:]]
+        return order == [*range(len(order) - 2), len(order) - 1, len(order) - 2]
     if value.op != "transpose" or len(value.args) != 3 or not _constants(value.args[1:]):
         return False
     axes = {arg.data for arg in value.args[1:]}
@@ -137,8 +142,14 @@ def arange_length(value: Value) -> Value | None:
 
 def _indexed_axis(index: ast.expr) -> int | None:
     items = index.elts if isinstance(index, ast.Tuple) else [index]
-    kinds = ["slice" if isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None else
-             "new" if isinstance(item, ast.Constant) and item.value is None else "other" for item in items]  # fmt: skip
+    kinds = [
+        "slice"
+        if isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None
+        else "new"
+        if isinstance(item, ast.Constant) and item.value is None
+        else "other"
+        for item in items
+    ]
     if "other" in kinds or kinds.count("slice") != 1:
         return None
     return kinds.index("slice") - len(kinds)

@@ -53,7 +53,9 @@ def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block
         for value in flow.values:
             entry = _entry(value, component)
             if entry is not None and value.statement is not None:
-                return Stack(info, component, block, flow, entry, value, value.statement, _normed(index, info, flow, value))
+                return Stack(
+                    info, component, block, flow, entry, value, value.statement, _normed(index, info, flow, value)
+                )
     return None
 
 
@@ -81,7 +83,9 @@ def _normed(index: FileIndex, info: ClassInfo, flow: Flow, result: Value, depth:
             continue
         seen.add(value)
         for user in value.users:
-            if user.op == "module" and (user.data in known or "norm" in user.data.lower() or user.data.startswith("ln")):
+            if user.op == "module" and (
+                user.data in known or "norm" in user.data.lower() or user.data.startswith("ln")
+            ):
                 return f"{info.name}.{user.data}"
             if user.op in _PASSING or user.op in ("phi", "looped"):
                 todo.append(user)

@@ -9,7 +9,7 @@ from migrator.recognise.dataflow import Value, strip
 from migrator.recognise.index import ClassInfo, FunctionNode
 from migrator.recognise.shapes import Einsum, einsum_of
 
-_FACTORIES = {"torch.randn", "torch.rand", "torch.zeros", "torch.ones", "torch.empty", "torch.Tensor", "torch.FloatTensor"}
+_FACTORIES = {f"torch.{name}" for name in ("randn", "rand", "zeros", "ones", "empty", "Tensor", "FloatTensor")}
 
 
 def head_dim(found: Attention) -> ast.expr | None:
@@ -56,13 +56,13 @@ def _source_axis(value: Value, axis: int) -> int | None:
         return None
     if value.op == "permute":
         dims = len(axes)
-        return axes[axis % dims] % dims - dims
+        return int(axes[axis % dims]) % dims - dims
     inner = strip(value.args[0])
     known = len(inner.args) - 1 if inner.op in ("view", "reshape") else None
     if known is None and any(a >= 0 for a in axes):
         return None
     one, other = (a - known if a >= 0 and known is not None else a for a in axes)
-    return {one: other, other: one}.get(axis, axis)
+    return int({one: other, other: one}.get(axis, axis))
 
 
 def parameter_shape(owner: ClassInfo, attribute: str) -> list[ast.expr] | None:

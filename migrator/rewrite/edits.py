@@ -55,7 +55,8 @@ def _method_lines(definition: Definition, node: ast.AST) -> tuple[int, int] | No
     """First and last line, in the definition's text, of the method around a node; None outside of methods."""
     if isinstance(definition.tree, ast.ClassDef):
         for method in definition.tree.body:
-            if isinstance(method, FunctionNode) and method.lineno <= getattr(node, "lineno", 0) <= (method.end_lineno or 0):
+            inside = method.lineno <= getattr(node, "lineno", 0) <= (method.end_lineno or 0)
+            if isinstance(method, FunctionNode) and inside:
                 top = min([method.lineno, *(d.lineno for d in method.decorator_list)])
                 offset = definition.line_in_text(method) - method.lineno
                 return top + offset, (method.end_lineno or method.lineno) + offset
@@ -150,7 +151,7 @@ class _Applier(cst.CSTTransformer):
 
     def statements(self, code: str) -> list[_Statement]:
         module = cst.parse_module(code + "\n", config=self.config)
-        return [cast(_Statement, statement) for statement in module.body]
+        return list(module.body)
 
     def replacement(self, node: cst.CSTNode, code: str) -> list[cst.CSTNode]:
         if isinstance(node, cst.BaseExpression):
@@ -159,9 +160,9 @@ class _Applier(cst.CSTTransformer):
         statements = self.statements(code)
         assert isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
         statements[0] = statements[0].with_changes(leading_lines=node.leading_lines)
-        if isinstance(node, cst.SimpleStatementLine) and isinstance(statements[-1], cst.SimpleStatementLine):
-            if node.trailing_whitespace.comment is not None:
-                statements[-1] = statements[-1].with_changes(trailing_whitespace=node.trailing_whitespace)
+        simple = isinstance(statements[-1], cst.SimpleStatementLine)
+        if isinstance(node, cst.SimpleStatementLine) and simple and node.trailing_whitespace.comment is not None:
+            statements[-1] = statements[-1].with_changes(trailing_whitespace=node.trailing_whitespace)
         return list(statements)
 
     def tombstone(self, node: cst.CSTNode) -> cst.CSTNode:

@@ -9,7 +9,22 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from migrator.codemod import AnyEdit, Codemod, Finding, Import, Modern, Phase, Place, Promise, Refusal, Site
+from migrator.codemod import (
+    AnyEdit,
+    Codemod,
+    Edit,
+    Finding,
+    Import,
+    Insert,
+    Modern,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Remove,
+    Replace,
+    Site,
+)
 from migrator.recognise.index import Definition, FileIndex, split_lines
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
@@ -76,7 +91,8 @@ class _Run:
         applied, index = self.apply(codemod, sites)
         if not applied:
             return False
-        stage = Stage((name_of(codemod),), codemod.promise, self.index.source, index.source, tuple(s.claim for s in applied))
+        claims = tuple(site.claim for site in applied)
+        stage = Stage((name_of(codemod),), codemod.promise, self.index.source, index.source, claims)
         for site in applied:
             self.rows.append(self.row(codemod, site))
         self.index = index
@@ -115,18 +131,29 @@ class _Run:
         if self.stages and self.stages[-1].promise == stage.promise == Promise.EXACT:
             last = self.stages.pop()
             stage = Stage(
-                tuple(dict.fromkeys(last.codemods + stage.codemods)), stage.promise, last.before, stage.after,
+                tuple(dict.fromkeys(last.codemods + stage.codemods)),
+                stage.promise,
+                last.before,
+                stage.after,
                 last.claims + stage.claims,
-            )  # fmt: skip
+            )
         self.stages.append(stage)
 
     def row(self, codemod: type[Codemod], finding: Finding) -> Outcome:
         first, last = self.original_lines(finding.place)
         status, code, message, remedy = _described(finding)
         return Outcome(
-            name_of(codemod), int(codemod.phase), str(codemod.promise), status, code, message, finding.place.symbol,
-            first, last, remedy,
-        )  # fmt: skip
+            name_of(codemod),
+            int(codemod.phase),
+            str(codemod.promise),
+            status,
+            code,
+            message,
+            finding.place.symbol,
+            first,
+            last,
+            remedy,
+        )
 
     def original_lines(self, place: Place) -> tuple[int, int]:
         """The lines of a place in the file as the user has it."""
@@ -143,7 +170,7 @@ class _Run:
         return tuple(sorted(self.rows, key=lambda row: (row.phase, row.line, row.codemod)))
 
 
-def _not_imports(edits: list[AnyEdit]) -> list[AnyEdit]:
+def _not_imports(edits: list[AnyEdit]) -> list[Edit | Replace | Remove | Insert]:
     return [edit for edit in edits if not isinstance(edit, Import)]
 
 

@@ -53,7 +53,8 @@ def _add(index: FileIndex, module: str, names: list[str], plain: bool, texts: di
 
 def _imports_from(definition: Definition, module: str) -> bool:
     node = definition.tree
-    return isinstance(node, ast.ImportFrom) and node.module == module and not node.level and len(definition.text.split("#")) == 1
+    plain = isinstance(node, ast.ImportFrom) and node.module == module and not node.level
+    return plain and "#" not in definition.text
 
 
 def _from_line(module: str, names: list[str], newline: str) -> str:

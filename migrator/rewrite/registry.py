@@ -30,9 +30,7 @@ def names() -> list[str]:
     return [name_of(codemod) for codemod in all_codemods()]
 
 
-def chosen(
-    phase: Phase, only: frozenset[str], skip: frozenset[str], choices: Mapping[str, str]
-) -> list[type[Codemod]]:
+def chosen(phase: Phase, only: frozenset[str], skip: frozenset[str], choices: Mapping[str, str]) -> list[type[Codemod]]:
     """The codemods of one phase that a user's options leave."""
     return [
         codemod
