@@ -44,7 +44,7 @@ class DepthInit(Codemod):
         "A residual stream is a sum of 2 N outputs; scaled by 1/sqrt(2 N) its variance does not grow with depth."
     )
     reference = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2), section 2.3"
-    after = ("pre_norm", "swiglu", "final_norm")
+    after = ("pre_norm", "swiglu")
     refusals = {
         "outputs-unknown": "the last weight of a sublayer cannot be told",
     }

@@ -42,7 +42,7 @@ class FinalNorm(Codemod):
         "In a pre-norm stack nothing bounds the residual stream, so its sum has to be normalised once at the end."
     )
     reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
-    after = ("rotary", "alibi", "pre_norm", "swiglu")
+    after = ("pre_norm",)
     refusals = {
         "norm-unknown": "the norm of the blocks cannot be built from what the stack's `__init__` knows",
         "one-of-several": "the stack's output is used in more than one place",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Union, cast
 
 import libcst as cst
@@ -48,7 +48,7 @@ def _apply_lines(definition: Definition, text: str, first: int, edits: Sequence[
     plan: dict[cst.CSTNode, list[DefinitionEdit]] = {}
     for edit in edits:
         plan.setdefault(located.find(edit.node), []).append(edit)
-    return module.visit(_Applier(plan, module.config_for_parsing)).code[len(head) :]
+    return module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing)).code[len(head) :]
 
 
 def _method_lines(definition: Definition, node: ast.AST) -> tuple[int, int] | None:
@@ -82,7 +82,7 @@ class _Locator:
         self.definition, self.first = definition, first
         self.lines = [line.encode() for line in split_lines(text)]
         wrapper = MetadataWrapper(module, unsafe_skip_copy=True)
-        positions = wrapper.resolve(PositionProvider)
+        self.ranges = positions = wrapper.resolve(PositionProvider)
         self.expressions: dict[_Span, cst.CSTNode] = {}
         self.starts: dict[tuple[int, int], cst.CSTNode] = {}
         self.shared: set[cst.CSTNode] = set()
@@ -110,6 +110,15 @@ class _Locator:
             raise CannotEdit("the place was not found again in the concrete syntax (one-line suite?)")
         return found
 
+    def holders(self, nodes: Collection[cst.CSTNode]) -> set[cst.CSTNode]:
+        """Every node that may hold one of `nodes`, by its lines; the rest of the tree need not be visited."""
+        spans = [(self.ranges[node].start.line, self.ranges[node].end.line) for node in nodes]
+        return {
+            node
+            for node, place in self.ranges.items()
+            if any(place.start.line <= first and last <= place.end.line for first, last in spans)
+        }
+
     def position(self, line: int, column: int) -> tuple[int, int]:
         """Line in the parsed text and column in characters, of a place in the `ast` tree."""
         number = line + self.definition.shift - self.definition.first_line - self.first + 2
@@ -117,11 +126,19 @@ class _Locator:
 
 
 class _Applier(cst.CSTTransformer):
-    def __init__(self, plan: dict[cst.CSTNode, list[DefinitionEdit]], config: cst.PartialParserConfig) -> None:
+    def __init__(
+        self,
+        plan: dict[cst.CSTNode, list[DefinitionEdit]],
+        holders: set[cst.CSTNode],
+        config: cst.PartialParserConfig,
+    ) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.holders = plan, holders
         self.config = config
         self.removed: set[cst.CSTNode] = set()
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        return node in self.holders or isinstance(node, cst.IndentedBlock | cst.Module)
 
     def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> cst.CSTNode:  # type: ignore[override]
         updated = updated_node

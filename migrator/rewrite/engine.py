@@ -40,6 +40,7 @@ def plan(
     only: frozenset[str] = frozenset(),
     skip: frozenset[str] = frozenset(),
     choices: Mapping[str, str] | None = None,
+    findings_only: bool = False,
 ) -> Plan:
     """What `migrate` would do to a file. Pure: reads no file, runs none of its code.
 
@@ -49,11 +50,13 @@ def plan(
         phase: the last phase that is applied; the ones before it are too.
         only, skip: names of codemods.
         choices: such as {"positions": "alibi"}.
+        findings_only: the outcomes are asked for and the text is not, so that less has to be rewritten.
     """
     run = _Run(FileIndex(source))
     for step in Phase:
         if step <= phase:
-            run.phase(chosen(step, only, skip, choices or {"positions": "rotary"}))
+            codemods = chosen(step, only, skip, choices or {"positions": "rotary"})
+            run.phase(codemods, findings_only and step == phase)
     if run.stages:
         ast.parse(run.index.source)
     return Plan(path, source, run.index.source, tuple(run.stages), run.outcomes())
@@ -71,22 +74,30 @@ class _Run:
     def __post_init__(self) -> None:
         self.original = self.index
 
-    def phase(self, codemods: list[type[Codemod]]) -> None:
-        for _ in range(_MAX_ROUNDS):
-            if not [codemod for codemod in codemods if self.one(codemod)]:
-                break
+    def phase(self, codemods: list[type[Codemod]], findings_only: bool) -> None:
+        """Run the codemods of a phase until none finds more; for findings only, apply what others wait for."""
+        if findings_only:
+            waited_for = {name for codemod in codemods for name in codemod.after}
+            for codemod in codemods:
+                self.one(codemod, name_of(codemod) in waited_for)
+        else:
+            for _ in range(_MAX_ROUNDS):
+                if not [codemod for codemod in codemods if self.one(codemod)]:
+                    break
         for codemod in codemods:
             self.rows += self.modern.get(codemod, [])
             self.rows += [self.row(codemod, refusal) for refusal in self.left.get(codemod, [])]
 
-    def one(self, codemod: type[Codemod]) -> bool:
+    def one(self, codemod: type[Codemod], apply: bool = True) -> bool:
         """One pass of one codemod; whether it changed anything."""
         findings = list(codemod().find(self.index))
         sites = [finding for finding in findings if isinstance(finding, Site)]
         self.left[codemod] = [finding for finding in findings if isinstance(finding, Refusal)]
         if codemod not in self.modern:  # what this run makes modern is reported as migrated
             self.modern[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Modern)]
-        if not sites:
+        if not apply:
+            self.rows += [self.row(codemod, site) for site in sites]
+        if not sites or not apply:
             return False
         applied, index = self.apply(codemod, sites)
         if not applied:

@@ -1,0 +1,35 @@
+# Any Python from 3.11 on: `make test PYTHON=python3.12`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FILE := latent_drift_trajectory.py
+
+.PHONY: demo test lint bench clean
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The three uses of the tool, on a copy of the bundled legacy file.
+demo: $(STAMP)
+	rm -rf build/demo
+	mkdir -p build/demo
+	cp fixtures/$(FILE) build/demo/
+	$(BIN)/migrate build/demo/$(FILE) --phase 2 --dry-run
+	$(BIN)/migrate build/demo/$(FILE) --phase 2
+	$(BIN)/migrate build/demo/$(FILE) --phase 2 --check
+
+bench: $(STAMP)
+	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,133 @@
+"""The old bytes of several files, kept while they are being replaced, so that a killed run can be made whole.
+
+Every run looks for journals, hardly any finds one: what only the finder needs is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from migrator.errors import MigrateError
+
+NAME = ".migrate-journal.json"
+
+
+class Unfinished(MigrateError):
+    """Some files are new and could not be made old again; the journal stays, for the next run."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of an unfinished run: its bytes before, and the digest of what that run wrote."""
+
+    target: Path
+    before: bytes
+    after: str
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the file has what the unfinished run wrote, and nothing that came later."""
+        return self.target.is_file() and digest(self.target.read_bytes()) == self.after
+
+
+def digest(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def written(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
+    """Keep a journal for the length of the block, in the deepest directory that is above all of the files.
+
+    There every later run that touches one of them finds it. The journal is locked while its writer lives.
+
+    Raises:
+        MigrateError: another run is writing there, or the directory cannot be written.
+    """
+    import fcntl
+
+    folder = Path(os.path.commonpath([target.parent for target, _, _ in changes]))
+    path = folder / NAME
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise _busy(path) from error
+    except OSError as error:
+        cause = f"no journal can be kept there ({error.strerror})"
+        raise MigrateError("not-written", cause, "migrate the files one at a time", path=folder) from error
+    with open(handle, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            _fill(file, folder, changes)
+            yield
+        except Unfinished:
+            raise
+        except BaseException:
+            path.unlink()
+            raise
+        path.unlink()
+
+
+def unfinished(files: Iterable[Path]) -> list[Path]:
+    """The journals that killed runs left above any of these files."""
+    folders = {folder for file in files for folder in file.parents}
+    return sorted(folder / NAME for folder in folders if (folder / NAME).is_file())
+
+
+@contextlib.contextmanager
+def taken_over(path: Path) -> Iterator[list[Entry]]:
+    """The entries of an unfinished run; the journal goes when the block ends well.
+
+    Raises:
+        MigrateError: the run is not unfinished but alive.
+    """
+    import fcntl
+
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _busy(path) from error
+        yield _entries(path.parent, file.read())
+        path.unlink(missing_ok=True)
+
+
+def _fill(file: BinaryIO, folder: Path, changes: Sequence[tuple[Path, bytes, bytes]]) -> None:
+    import base64
+    import json
+
+    files = [
+        {
+            "path": os.path.relpath(target, folder),
+            "before": base64.b64encode(before).decode("ascii"),
+            "after": digest(after),
+        }
+        for target, before, after in changes
+    ]
+    file.write(json.dumps({"version": 1, "files": files}).encode("ascii"))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _entries(folder: Path, data: bytes) -> list[Entry]:
+    import base64
+    import json
+
+    try:
+        files = json.loads(data)["files"]
+        entries = [Entry(folder / file["path"], base64.b64decode(file["before"]), file["after"]) for file in files]
+    except (ValueError, KeyError, TypeError):
+        return []  # killed while the journal itself was written: no file had been touched
+    # A journal speaks for its own directory only, wherever it may have come from.
+    home = os.path.realpath(folder)
+    return [entry for entry in entries if Path(os.path.realpath(entry.target)).is_relative_to(home)]
+
+
+def _busy(path: Path) -> MigrateError:
+    return MigrateError("busy", "another run is writing these files", "wait until it has ended", path=path.parent)
