@@ -31,7 +31,7 @@ from migrator.recognise.spelling import call, free_name, parenthesised, runtime_
 
 _REMEDIES = {
     "softmax-axis": "name the last axis: softmax(dim=-1)",
-    "weights-used": "return the weights from a method of their own, or acknowledge with `# migrate: keep(attention)`",
+    "weights-used": "compute the weights in a method of their own, for those who look at them",
     "scale": "make the scale a number that `__init__` computes once",
     "mask-fill": "hide scores with float('-inf')",
 }

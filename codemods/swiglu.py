@@ -242,6 +242,6 @@ def _message(index: FileIndex, found: FeedForward, first: ast.Call, last: ast.Ca
 
 
 def _counts(embed: int, hidden: int, no_bias: bool) -> tuple[int, int]:
-    narrow = max(8, round(hidden * 2 / 3 / 8) * 8)
+    narrow = max(1, (4 * hidden + 24) // 48) * 8  # as runtime.swiglu_width
     bias = 0 if no_bias else 1
     return 2 * embed * hidden + bias * (hidden + embed), 3 * embed * narrow + bias * (2 * narrow + embed)

@@ -10,6 +10,7 @@ Lines are counted from 1 and columns in UTF-8 bytes from 0, both as in the `ast`
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -250,7 +251,20 @@ class Import:
 AnyEdit = Union[Edit, Replace, Remove, Insert, Import]
 
 
-class Codemod:
+if TYPE_CHECKING or "libcst.codemod" not in sys.modules:
+
+    class _Command:
+        """Loading LibCST's codemod driver takes longer than a whole `--check`, so it is not our base by default."""
+
+        def __init__(self, context: Any = None) -> None:
+            self.context = context
+
+else:
+    # `python -m libcst.tool codemod codemods.NAME.CLASS` is what loads us: be one of its commands.
+    from libcst.codemod import CodemodCommand as _Command
+
+
+class Codemod(_Command):
     """Base of all codemods; a subclass in `codemods/` is found by the registry without being listed anywhere.
 
     Attributes:
@@ -269,6 +283,19 @@ class Codemod:
     after: ClassVar[tuple[str, ...]] = ()
     choice: ClassVar[tuple[str, str] | None] = None
     refusals: ClassVar[Mapping[str, str]] = {}
+    DESCRIPTION: ClassVar[str] = "Migrates PyTorch transformers; see the codemod's rationale."
+
+    def __init_subclass__(cls) -> None:
+        cls.DESCRIPTION = cls.rationale
+
+    def __init__(self, context: Any = None) -> None:
+        super().__init__(context)
+
+    def transform_module_impl(self, tree: cst.Module) -> cst.Module:
+        """This codemod alone, as a LibCST command: no proof, no report."""
+        from migrator.rewrite.command import transformed
+
+        return transformed(type(self), tree)
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
         """All places of the file that this codemod has something to say about."""
