@@ -186,10 +186,6 @@ class _Interpreter:
         if isinstance(statement.value, ast.Constant):
             return
         value = self.expression(statement.value)
-        called = statement.value
-        method = called.func if isinstance(called, ast.Call) and isinstance(called.func, ast.Attribute) else None
-        if method is not None and method.attr.endswith("_") and isinstance(method.value, ast.Name):
-            self.names[method.value.id] = value  # x.mul_(...) changes x
         self.flow.stores.append(Store("effect", "", value, statement))
 
     def do_Return(self, statement: ast.Return) -> bool:
@@ -281,8 +277,7 @@ class _Interpreter:
         elif isinstance(target, ast.Subscript):
             old = self.expression(target.value)
             changed = self.new("setitem", old, value, data=target.slice)
-            if isinstance(target.value, ast.Name) and target.value.id in self.names:
-                self.names[target.value.id] = changed
+            self.overwrite(old, changed)
             self.flow.stores.append(Store("item", ast.unparse(target.value), changed, statement))
 
     # --- expressions ------------------------------------------------------------------------------------------
@@ -388,7 +383,16 @@ class _Interpreter:
         op, data = called[0], called[2]
         if op == "float":
             return self.float_of(node, args)
-        return self.new(op, *args, node=node, data=data, **keywords)
+        value = self.new(op, *args, node=node, data=data, **keywords)
+        if receiver and isinstance(data, str) and data.endswith("_") and not data.endswith("__"):
+            self.overwrite(receiver[0], value)
+        return value
+
+    def overwrite(self, old: Value, new: Value) -> None:
+        """x.mul_(...) and x[...] = y change what every name of x stands for."""
+        for name, held in self.names.items():
+            if held is old:
+                self.names[name] = new
 
     def callee(self, func: ast.expr) -> tuple[str, list[Value], Any]:
         """(op, receiver, data) of a call that is no submodule's."""
@@ -413,6 +417,9 @@ class _Interpreter:
         if isinstance(assigned, ast.Call):
             op = MODULES.get(self.index.resolve(assigned.func) or "")
             if op is not None:
+                dim = next((k.value for k in assigned.keywords if k.arg == "dim"), None) or next(iter(assigned.args), None)
+                if op == "softmax" and isinstance(dim, ast.expr):
+                    keywords["dim"] = self.expression(dim)
                 return self.new(op, *args, node=node, data=path, **keywords)
         base, _, method = path.rpartition(".")
         if base and method in METHODS and not (owner is not None and method in owner.methods):
