@@ -193,7 +193,7 @@ class _Speaker:
         text = self.found.flow.text_at(value, self.statement)
         if text is None:
             raise _Unspeakable(f"a value of line {getattr(value.node, 'lineno', '?')} has no name where it is needed")
-        self.kept.append(value)
+        self.kept += [value, *self.found.flow.named_in(value, self.statement)]
         return text
 
     def tensor(self, value: Value, name: str) -> str:
@@ -252,8 +252,8 @@ class _Speaker:
 
     def dropout(self, dropout: Value) -> str:
         """The probability that holds now: fused attention does not know of `eval()`."""
-        if isinstance(dropout.data, str) and not dropout.data.startswith("torch.") and dropout.data != "dropout":
-            return f"self.{dropout.data}.p if self.{dropout.data}.training else 0.0"
+        if isinstance(dropout.data, str) and dropout.data.startswith("self."):
+            return f"{dropout.data}.p if {dropout.data}.training else 0.0"
         p, training = dropout.argument(1, "p"), dropout.argument(2, "training")
         rate = "0.5" if p is None else self.text(p)
         if training is None or training.is_const(True):

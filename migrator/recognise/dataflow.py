@@ -93,6 +93,12 @@ class Flow:
             return None
         return self.definition.source(value.node)
 
+    def named_in(self, value: Value, statement: ast.stmt) -> list[Value]:
+        """What the names in `value`'s text stand for at `statement`."""
+        names = self.before.get(statement, {})
+        words = ast.walk(value.node) if value.node is not None else ()
+        return [names[node.id] for node in words if isinstance(node, ast.Name) and node.id in names]
+
     def _still_holds(self, value: Value, statement: ast.stmt) -> bool:
         """Whether the names inside `value`'s text mean at `statement` what they meant where it was written."""
         assert value.node is not None and value.statement is not None
@@ -144,8 +150,15 @@ class _Interpreter:
         self.block(self.flow.function.body)
         return self.flow
 
-    def new(self, op: str, *args: Value, node: ast.expr | None = None, data: Any = None, **keywords: Value) -> Value:
-        value = Value(op, args, keywords, data, node, self.statement)
+    def new(
+        self,
+        op: str,
+        *args: Value,
+        node: ast.expr | None = None,
+        data: Any = None,
+        keywords: dict[str, Value] | None = None,
+    ) -> Value:
+        value = Value(op, args, keywords or {}, data, node, self.statement)
         self.flow.values.append(value)
         return value
 
@@ -383,7 +396,7 @@ class _Interpreter:
         op, data = called[0], called[2]
         if op == "float":
             return self.float_of(node, args)
-        value = self.new(op, *args, node=node, data=data, **keywords)
+        value = self.new(op, *args, node=node, data=data, keywords=keywords)
         if receiver and isinstance(data, str) and data.endswith("_") and not data.endswith("__"):
             self.overwrite(receiver[0], value)
         return value
@@ -420,16 +433,16 @@ class _Interpreter:
                 dim = next((k.value for k in assigned.keywords if k.arg == "dim"), None) or next(iter(assigned.args), None)
                 if op == "softmax" and isinstance(dim, ast.expr):
                     keywords["dim"] = self.expression(dim)
-                return self.new(op, *args, node=node, data=path, **keywords)
+                return self.new(op, *args, node=node, data=f"self.{path}", keywords=keywords)
         base, _, method = path.rpartition(".")
         if base and method in METHODS and not (owner is not None and method in owner.methods):
             root = node.func
             assert isinstance(root, ast.Attribute)
             receiver = self.new("attr", node=root.value, data=base)
-            return self.new(METHODS[method], receiver, *args, node=node, data=method, **keywords)
+            return self.new(METHODS[method], receiver, *args, node=node, data=method, keywords=keywords)
         if owner is not None and path in owner.methods:
-            return self.new("self_call", *args, node=node, data=path, **keywords)
-        return self.new("module", *args, node=node, data=path, **keywords)
+            return self.new("self_call", *args, node=node, data=path, keywords=keywords)
+        return self.new("module", *args, node=node, data=path, keywords=keywords)
 
     def float_of(self, node: ast.Call, args: list[Value]) -> Value:
         if len(args) == 1 and args[0].op == "const" and isinstance(args[0].data, str | int | float):

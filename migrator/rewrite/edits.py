@@ -173,7 +173,8 @@ class _Applier(cst.CSTTransformer):
     def replacement(self, node: cst.CSTNode, code: str) -> list[cst.CSTNode]:
         if isinstance(node, cst.BaseExpression):
             new = cst.parse_expression(code, config=self.config)
-            return [new.with_changes(lpar=node.lpar, rpar=node.rpar) if node.lpar and not new.lpar else new]
+            tight = isinstance(new, cst.Name | cst.Attribute | cst.Call | cst.Subscript) and "\n" not in code
+            return [new if tight or new.lpar else new.with_changes(lpar=node.lpar, rpar=node.rpar)]
         statements = self.statements(code)
         assert isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
         statements[0] = statements[0].with_changes(leading_lines=node.leading_lines)
