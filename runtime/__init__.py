@@ -1,0 +1,32 @@
+"""Parts of modern transformers, for files that `migrate` has rewritten and for anything else. Needs torch only.
+
+Masks are boolean and True means "may attend"; floats are added as a bias. No module here has parameters that take no
+part in its forward, and modules of positions and of initial values have no state-dict keys at all.
+"""
+
+from .alibi import Alibi
+from .attention import attention, attention_weights
+from .block import PreNormBlock
+from .encoder import Encoder
+from .feed_forward import SwiGLU, swiglu, swiglu_width
+from .init import DepthScaledInit, magneto_gain, magneto_init_
+from .rotary import RotaryEmbedding
+from .sinusoidal import SinusoidalPositionalEncoding
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Alibi",
+    "DepthScaledInit",
+    "Encoder",
+    "PreNormBlock",
+    "RotaryEmbedding",
+    "SinusoidalPositionalEncoding",
+    "SwiGLU",
+    "attention",
+    "attention_weights",
+    "magneto_gain",
+    "magneto_init_",
+    "swiglu",
+    "swiglu_width",
+]

@@ -1,0 +1,88 @@
+"""Pre-norm transformer block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attention
+from .feed_forward import SwiGLU
+from .rotary import RotaryEmbedding
+
+
+class PreNormBlock(nn.Module):
+    """Self-attention and gated feed-forward, each normalised at its input and added to the residual:
+
+        x = x + dropout(out(attend(qkv(attention_norm(x)))))
+        x = x + dropout(feed_forward(feed_forward_norm(x)))
+
+    `attend` splits queries, keys and values into heads, rotates queries and keys if there is a rotary embedding, and
+    puts the attended heads side by side again.
+
+    Args:
+        embed_dim: width of the residual, a multiple of `num_heads`.
+        num_heads: positive.
+        hidden_dim: hidden width of the feed-forward, taken as it is; see `swiglu_width`.
+        causal: whether a position sees itself and earlier ones only.
+        dropout: probability in training, on the attention weights and on what is added to the residual.
+        rotary_base: base of the rotary embedding; None for no positions at all.
+        norm: makes the two norms from `embed_dim`.
+
+    Shape:
+        - x: `(batch, seq_len, embed_dim)`
+        - mask: boolean, True where a query may attend; broadcastable to `(batch, num_heads, seq_len, seq_len)`
+        - output: `(batch, seq_len, embed_dim)`
+
+    State dict: `qkv.weight` `(3 * embed_dim, embed_dim)` with the rows of queries, keys, values in this order and in
+    each head by head, `out.weight` `(embed_dim, embed_dim)`, their biases, `feed_forward.*` as in `SwiGLU`, and what
+    the two norms `attention_norm` and `feed_forward_norm` hold.
+
+    Raises:
+        ValueError: if `embed_dim` is no multiple of `num_heads`, or the head width is odd with a rotary embedding.
+
+    Reference: Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv 2002.04745.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        *,
+        causal: bool = False,
+        dropout: float = 0.0,
+        rotary_base: float | None = None,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+    ) -> None:
+        super().__init__()
+        if num_heads <= 0 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
+        self.num_heads = num_heads
+        self.causal = causal
+        self.dropout = dropout
+        self.attention_norm = norm(embed_dim)
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.rotary = None if rotary_base is None else RotaryEmbedding(embed_dim // num_heads, rotary_base)
+        self.out = nn.Linear(embed_dim, embed_dim)
+        self.feed_forward_norm = norm(embed_dim)
+        self.feed_forward = SwiGLU(embed_dim, hidden_dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self._drop(self._attend(self.attention_norm(x), mask))
+        return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, T, D) each
+        if self.rotary is not None:
+            q, k = self.rotary(q, k)
+        y = attention(q, k, v, mask=mask, causal=self.causal, dropout_p=self.dropout if self.training else 0.0)
+        output: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return output
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
