@@ -44,6 +44,7 @@ class Tool:
         only: frozenset[str],
         skip: frozenset[str],
         choices: Mapping[str, str],
+        findings_only: bool,
     ) -> Plan:
         self.planned.append({"phase": phase, "only": only, "skip": skip, "choices": dict(choices)})
         changed = "old =" in source
