@@ -10,7 +10,8 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from migrator.codemod import Edit, Insert, Remove, Replace
-from migrator.recognise.index import Definition, FunctionNode, split_lines
+from migrator.recognise.index import Definition
+from migrator.recognise.syntax import FunctionNode, split_lines
 
 DefinitionEdit = Union[Edit, Replace, Remove, Insert]
 _Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]

@@ -25,7 +25,8 @@ from migrator.codemod import (
     Replace,
     Site,
 )
-from migrator.recognise.index import Definition, FileIndex, split_lines
+from migrator.recognise.index import Definition, FileIndex
+from migrator.recognise.syntax import split_lines
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
 

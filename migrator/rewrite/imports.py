@@ -68,16 +68,14 @@ def _from_line(module: str, names: list[str], newline: str) -> str:
 
 
 def _last_of_first_run(index: FileIndex) -> int:
-    """Position of the last import before anything else but a docstring; else of the first statement."""
-    found: int | None = None
+    """Position of the last import before the first definition; without one, of the first statement."""
+    found = 0
     for position, definition in enumerate(index.definitions):
         if isinstance(definition.tree, ast.Import | ast.ImportFrom):
             found = position
-        elif not (position == 0 and _is_docstring(definition)):
+        elif not isinstance(definition.tree, ast.Assign | ast.Expr):
             break
-    if found is not None:
-        return found
-    return 0
+    return found
 
 
 def _is_docstring(definition: Definition) -> bool:
