@@ -24,10 +24,10 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.attention import Attention, Mask, Obstacle, attentions
-from migrator.recognise.dataflow import Flow, Value
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.spelling import call, free_name, parenthesised, runtime_name
+from migrator.recognise.values import Flow, Value
 
 _REMEDIES = {
     "softmax-axis": "name the last axis: softmax(dim=-1)",

@@ -22,8 +22,9 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.blocks import Block, norms
-from migrator.recognise.index import FileIndex, bind
+from migrator.recognise.index import FileIndex
 from migrator.recognise.stacks import Stack, stacks
+from migrator.recognise.syntax import bind
 
 
 @dataclass(frozen=True)

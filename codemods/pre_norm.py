@@ -26,9 +26,9 @@ from migrator.codemod import (
     Swap,
 )
 from migrator.recognise.blocks import Block, Sublayer, blocks
-from migrator.recognise.dataflow import Value
 from migrator.recognise.index import FileIndex
 from migrator.recognise.spelling import free_name
+from migrator.recognise.values import Value
 
 
 @dataclass(frozen=True)

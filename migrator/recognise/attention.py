@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from migrator.recognise.dataflow import Flow, Value, flow_of, strip
-from migrator.recognise.index import ClassInfo, Definition, FileIndex, FunctionNode
+from migrator.recognise.dataflow import flow_of
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.shapes import (
     arange_length,
     einsum_of,
@@ -23,6 +23,8 @@ from migrator.recognise.shapes import (
     swaps_last_two,
     symbol,
 )
+from migrator.recognise.syntax import FunctionNode
+from migrator.recognise.values import Flow, Value, strip
 
 
 @dataclass(eq=False)
@@ -238,6 +240,9 @@ class _Reader:
         self.check_softmax()
         self.check_weights()
         self.walk(self.softmax.args[0], None)
+        fills = {mask.fill for mask in self.masks if mask.kind != "bias"}
+        if len(fills) > 1:
+            raise _Stop("mask-fill", f"two masks hide scores with different numbers: {sorted(fills)}")
         q, k, transposed, moves = self.queries_and_keys()
         v, more = self.values()
         assert self.output.node is not None

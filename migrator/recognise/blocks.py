@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from migrator.recognise.attention import attention_classes
 from migrator.recognise.composition import components
-from migrator.recognise.dataflow import Flow, Value, method_flow, strip
+from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.values import Flow, Value, strip
 
 NORMS = {"torch.nn.LayerNorm", "torch.nn.RMSNorm"}
 ACTIVATIONS = {"relu", "gelu"}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.consumers import Consumer, PositionGroup, base_number, consumers, self_attention, uncovered
-from migrator.recognise.dataflow import Value
 from migrator.recognise.index import Definition, FileIndex
+from migrator.recognise.values import Value
 
 Obstacle = tuple[str, str, str]
 

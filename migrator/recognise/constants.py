@@ -6,7 +6,8 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 
-from migrator.recognise.index import CallSite, ClassInfo, FileIndex, FunctionNode, bind, walk_statements
+from migrator.recognise.index import CallSite, ClassInfo, FileIndex
+from migrator.recognise.syntax import FunctionNode, bind, walk_statements
 
 Number = int | float
 _OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from migrator.recognise.attention import Attention, attention_classes
 from migrator.recognise.composition import Component, built_outside, components, contains, reached, users_of
 from migrator.recognise.constants import number
-from migrator.recognise.dataflow import Flow, Value, flow_of
-from migrator.recognise.index import Assignment, ClassInfo, FileIndex, bind
+from migrator.recognise.dataflow import flow_of
+from migrator.recognise.index import Assignment, ClassInfo, FileIndex
 from migrator.recognise.positions import carriers, encodings
 from migrator.recognise.shapes import symbol
+from migrator.recognise.syntax import bind
+from migrator.recognise.values import Flow, Value
 
 _PASSING = ("dropout", "contiguous", "identity", "phi")
 

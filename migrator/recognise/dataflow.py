@@ -7,104 +7,12 @@ A function body is run once on symbols. Names disappear, assignments and tuples 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-from migrator.recognise.index import ClassInfo, Definition, FileIndex, FunctionNode, first_parameter, walk_statements
-from migrator.recognise.operations import BINARY, COMPARE, FUNCTIONS, METHODS, MODULES, TRANSPARENT
-
-
-@dataclass(eq=False)
-class Value:
-    """A value: `op` of `args`. `node` is where it is written and `statement` the statement around it.
-
-    Ops without operands: "param" and "global" (data: name), "attr" (data: dotted path below self), "const" (data:
-    the constant), "opaque". "module" is a call of a submodule (data: its path); "call" of any other function (data:
-    resolved name or None); "phi" has (condition, value if true, value if false); "getitem" has data: the slices.
-    """
-
-    op: str
-    args: tuple[Value, ...] = ()
-    keywords: dict[str, Value] = field(default_factory=dict)
-    data: Any = None
-    node: ast.expr | None = None
-    statement: ast.stmt | None = None
-    users: list[Value] = field(default_factory=list, repr=False)
-
-    def __post_init__(self) -> None:
-        for operand in self.operands():
-            operand.users.append(self)
-
-    def operands(self) -> Iterator[Value]:
-        yield from self.args
-        yield from self.keywords.values()
-
-    def argument(self, position: int, keyword: str) -> Value | None:
-        """Operand by position or by keyword."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.keywords.get(keyword)
-
-    def is_const(self, value: object) -> bool:
-        return self.op == "const" and type(self.data) is type(value) and self.data == value
-
-
-@dataclass(eq=False)
-class Store:
-    """`self.name = value`, `name[...] = value` or a call made only for its effect."""
-
-    kind: str  # attribute | item | effect
-    name: str
-    value: Value
-    statement: ast.stmt
-
-
-@dataclass(eq=False)
-class Flow:
-    """Dataflow of one function: every value in order, what it returns, what it stores."""
-
-    function: FunctionNode
-    owner: ClassInfo | None
-    definition: Definition
-    self_name: str = "self"
-    values: list[Value] = field(default_factory=list)
-    returns: list[tuple[Value, ast.Return]] = field(default_factory=list)
-    stores: list[Store] = field(default_factory=list)
-    before: dict[ast.stmt, dict[str, Value]] = field(default_factory=dict)
-    assigned: dict[ast.stmt, list[Value]] = field(default_factory=dict)
-    returned_early: bool = False
-
-    def of(self, op: str) -> list[Value]:
-        return [value for value in self.values if value.op == op]
-
-    def parameter(self, name: str) -> Value | None:
-        return next((value for value in self.values if value.op == "param" and value.data == name), None)
-
-    def text_at(self, value: Value, statement: ast.stmt) -> str | None:
-        """Source for `value` that is right where `statement` stands: a name that holds it, else its own text."""
-        names = self.before.get(statement, {})
-        for name, held in names.items():
-            if held is value:
-                return name
-        if value.node is None:
-            return None
-        if value.statement is not None and value.statement is not statement and not self._still_holds(value, statement):
-            return None
-        return self.definition.source(value.node)
-
-    def named_in(self, value: Value, statement: ast.stmt) -> list[Value]:
-        """What the names in `value`'s text stand for at `statement`."""
-        names = self.before.get(statement, {})
-        words = ast.walk(value.node) if value.node is not None else ()
-        return [names[node.id] for node in words if isinstance(node, ast.Name) and node.id in names]
-
-    def _still_holds(self, value: Value, statement: ast.stmt) -> bool:
-        """Whether the names inside `value`'s text mean at `statement` what they meant where it was written."""
-        assert value.node is not None and value.statement is not None
-        then, now = self.before[value.statement], self.before.get(statement, {})
-        names = {node.id for node in ast.walk(value.node) if isinstance(node, ast.Name)}
-        return all(then.get(name) is now.get(name) for name in names)
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
+from migrator.recognise.operations import BINARY, COMPARE, FUNCTIONS, HARMLESS, METHODS, MODULES
+from migrator.recognise.syntax import FunctionNode, as_load, first_parameter, imported_names, stored_names
+from migrator.recognise.values import Flow, Store, Value, roots
 
 
 def flow_of(index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None = None) -> Flow:
@@ -122,13 +30,6 @@ def method_flow(info: ClassInfo, name: str = "forward") -> Flow | None:
     return flow_of(info.index, info.definition, method, info) if method else None
 
 
-def strip(value: Value) -> Value:
-    """The value behind operations that do not change what it is."""
-    while value.op in TRANSPARENT and value.args:
-        value = value.args[0]
-    return value
-
-
 class _Interpreter:
     def __init__(
         self, index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None
@@ -141,6 +42,7 @@ class _Interpreter:
         self_name = first_parameter(function) if is_method else ""
         self.flow = Flow(function, owner, definition, self_name)
         self.statement: ast.stmt = function
+        self.around: ast.stmt | None = None
 
     def run(self) -> Flow:
         spec = self.flow.function.args
@@ -169,6 +71,7 @@ class _Interpreter:
         for statement in body:
             self.statement = statement
             self.flow.before[statement] = dict(self.names)
+            self.flow.around[statement] = self.around
             if not self.one(statement):
                 return False
         return True
@@ -190,9 +93,12 @@ class _Interpreter:
             self.bind(statement.target, self.expression(statement.value), statement)
 
     def do_AugAssign(self, statement: ast.AugAssign) -> None:
-        left = ast.copy_location(_as_load(statement.target), statement.target)
+        left = ast.copy_location(as_load(statement.target), statement.target)
         op = BINARY.get(type(statement.op), "opaque")
-        value = self.new(op, self.expression(left), self.expression(statement.value))
+        old = self.expression(left)
+        value = self.new(op, old, self.expression(statement.value))
+        if isinstance(statement.target, ast.Name):
+            self.overwrite(old, value)
         self.bind(statement.target, value, statement)
 
     def do_Expr(self, statement: ast.Expr) -> None:
@@ -200,6 +106,10 @@ class _Interpreter:
             return
         value = self.expression(statement.value)
         self.flow.stores.append(Store("effect", "", value, statement))
+        if value.op in ("call", "call_local", "self_call") and value.data not in HARMLESS:
+            for argument in value.operands():  # made for its effect, perhaps on what it was given
+                if argument in self.names.values() and argument.op != "const":
+                    self.overwrite(argument, self.new("opaque", argument))
 
     def do_Return(self, statement: ast.Return) -> bool:
         if statement.value is not None:
@@ -233,14 +143,19 @@ class _Interpreter:
 
     def do_For(self, statement: ast.For) -> None:
         source = self.expression(statement.iter)
-        changed = {name for name in _stored_names(statement.body) if name in self.names}
+        changed = {name for name in stored_names(statement.body) if name in self.names}
         entering = {name: self.names[name] for name in changed}
         for name in changed:
             self.names[name] = self.new("loop", self.names[name], data=name)
         self.bind(statement.target, self.new("element", source, node=statement.iter), statement)
         heads = {name: self.names[name] for name in changed}
+        start = dict(self.names)
         self.block(statement.body)
         self.statement = statement
+        for name in start.keys() - changed:
+            if self.names.get(name) is not start[name]:  # changed in place, as often as the loop runs
+                self.names[name] = self.new("opaque", start[name])
+        self.forget(statement.orelse)
         for name in changed:
             if self.names.get(name) is not heads[name]:
                 body = self.names.get(name) or heads[name]
@@ -254,10 +169,20 @@ class _Interpreter:
             value = self.expression(item.context_expr)
             if item.optional_vars is not None:
                 self.bind(item.optional_vars, value, statement)
-        return self.block(statement.body)
+        outer, self.around = self.around, statement
+        through = self.block(statement.body)
+        self.around = outer
+        return through
 
     def do_FunctionDef(self, statement: ast.FunctionDef) -> None:
-        self.names[statement.name] = self.new("function", data=statement)
+        self.names[statement.name] = self.new("function", *self.inside(statement), data=statement)
+
+    def do_Import(self, statement: ast.Import | ast.ImportFrom) -> None:
+        for name, dotted in imported_names(statement):
+            if self.index.imports.get(name) != dotted:
+                self.names[name] = self.new("opaque")
+
+    do_ImportFrom = do_Import
 
     def do_Pass(self, statement: ast.Pass) -> None: ...
 
@@ -272,8 +197,8 @@ class _Interpreter:
         for statement in body:
             for node in ast.walk(statement):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in self.names:
-                    self.new("opaque", self.names[node.id], node=node)
-        for name in _stored_names(body):
+                    self.names[node.id] = self.new("opaque", self.names[node.id], node=node)
+        for name in stored_names(body):
             self.names[name] = self.new("opaque")
 
     def bind(self, target: ast.expr, value: Value, statement: ast.stmt) -> None:
@@ -281,10 +206,12 @@ class _Interpreter:
             self.names[target.id] = value
             self.flow.assigned.setdefault(statement, []).append(value)
         elif isinstance(target, ast.Tuple | ast.List):
+            starred = any(isinstance(element, ast.Starred) for element in target.elts)
             for position, element in enumerate(target.elts):
-                known = value.op == "tuple" and len(value.args) == len(target.elts)
-                part = value.args[position] if known else self.new("unpack", value, data=position)
-                self.bind(element, part, statement)
+                known = value.op == "tuple" and len(value.args) == len(target.elts) and not starred
+                unpacked = "opaque" if starred else "unpack"
+                part = value.args[position] if known else self.new(unpacked, value, data=position)
+                self.bind(element.value if isinstance(element, ast.Starred) else element, part, statement)
         elif isinstance(target, ast.Attribute):
             self.flow.stores.append(Store("attribute", ast.unparse(target), value, statement))
         elif isinstance(target, ast.Subscript):
@@ -301,10 +228,21 @@ class _Interpreter:
         return value
 
     def opaque(self, node: ast.expr) -> Value:
-        inside = [
-            self.names[name.id] for name in ast.walk(node) if isinstance(name, ast.Name) and name.id in self.names
-        ]
-        return self.new("opaque", *inside, node=node)
+        value = self.new("opaque", *self.inside(node), node=node)
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.NamedExpr):
+                self.names[inner.target.id] = self.new("opaque")
+        return value
+
+    def inside(self, node: ast.AST) -> list[Value]:
+        """What the names that are read anywhere in a node stand for."""
+        read = [name.id for name in ast.walk(node) if isinstance(name, ast.Name)]
+        return [self.names[name] for name in read if name in self.names]
+
+    def see_NamedExpr(self, node: ast.NamedExpr) -> Value:
+        value = self.expression(node.value)
+        self.names[node.target.id] = value
+        return value
 
     def see_Name(self, node: ast.Name) -> Value:
         if node.id in self.names:
@@ -379,8 +317,7 @@ class _Interpreter:
             return base.args[position]
         if base.op == "shape":
             return self.new("size", base.args[0], self.expression(index), node=node)
-        inside = [self.names[n.id] for n in ast.walk(index) if isinstance(n, ast.Name) and n.id in self.names]
-        return self.new("getitem", base, *inside, node=node, data=index)
+        return self.new("getitem", base, *self.inside(index), node=node, data=index)
 
     def see_Call(self, node: ast.Call) -> Value:
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
@@ -397,15 +334,22 @@ class _Interpreter:
         if op == "float":
             return self.float_of(node, args)
         value = self.new(op, *args, node=node, data=data, keywords=keywords)
-        if receiver and isinstance(data, str) and data.endswith("_") and not data.endswith("__"):
-            self.overwrite(receiver[0], value)
+        in_place = isinstance(data, str) and data.endswith("_") and not data.endswith("__")
+        inside = keywords.get("inplace")
+        if args and (in_place or (inside is not None and not inside.is_const(False))):
+            self.overwrite(args[0], value)
+        if "out" in keywords:
+            self.overwrite(keywords["out"], value)
         return value
 
     def overwrite(self, old: Value, new: Value) -> None:
-        """x.mul_(...) and x[...] = y change what every name of x stands for."""
+        """x.mul_(...) and x[...] = y change what all names of x and of its views stand for."""
+        memory = roots(old)
         for name, held in self.names.items():
             if held is old:
                 self.names[name] = new
+            elif held is not new and memory & roots(held):
+                self.names[name] = self.new("opaque", held)
 
     def callee(self, func: ast.expr) -> tuple[str, list[Value], Any]:
         """(op, receiver, data) of a call that is no submodule's."""
@@ -430,9 +374,10 @@ class _Interpreter:
         if isinstance(assigned, ast.Call):
             op = MODULES.get(self.index.resolve(assigned.func) or "")
             if op is not None:
-                dim = next((k.value for k in assigned.keywords if k.arg == "dim"), None) or next(iter(assigned.args), None)
-                if op == "softmax" and isinstance(dim, ast.expr):
-                    keywords["dim"] = self.expression(dim)
+                dim = next((k.value for k in assigned.keywords if k.arg == "dim"), None)
+                dim = dim or next(iter(assigned.args), None)
+                if op == "softmax" and dim is not None:
+                    keywords = {**keywords, "dim": self.expression(dim)}
                 return self.new(op, *args, node=node, data=f"self.{path}", keywords=keywords)
         base, _, method = path.rpartition(".")
         if base and method in METHODS and not (owner is not None and method in owner.methods):
@@ -451,22 +396,3 @@ class _Interpreter:
             except ValueError:
                 pass
         return self.new("to", *args, node=node)
-
-
-def _as_load(target: ast.expr) -> ast.expr:
-    if isinstance(target, ast.Name):
-        return ast.Name(target.id, ast.Load())
-    if isinstance(target, ast.Attribute):
-        return ast.Attribute(target.value, target.attr, ast.Load())
-    if isinstance(target, ast.Subscript):
-        return ast.Subscript(target.value, target.slice, ast.Load())
-    return target
-
-
-def _stored_names(body: list[ast.stmt]) -> set[str]:
-    return {
-        node.id
-        for statement in walk_statements(body)
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }

@@ -7,19 +7,21 @@ what changed is parsed again, everything else, with what was found out about it,
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
-
-
-def split_lines(text: str) -> list[str]:
-    """Lines with their ends, as Python's tokenizer counts them (form feeds and U+2028 do not end a line)."""
-    return _LINE.findall(text)
+from migrator.recognise.syntax import (
+    FunctionNode,
+    first_parameter,
+    imported_names,
+    parameters,
+    self_targets,
+    split_lines,
+    stored_names,
+    walk_statements,
+)
 
 
 @dataclass(eq=False)
@@ -104,7 +106,7 @@ class ClassInfo:
         init = self.methods.get("__init__")
         found: dict[str, list[Assignment]] = {}
         for statement in walk_statements(init.body if init else []):
-            for name, value in _self_targets(statement, first_parameter(init)):
+            for name, value in self_targets(statement, first_parameter(init)):
                 found.setdefault(name, []).append(Assignment(name, value, statement))
         return found
 
@@ -120,7 +122,7 @@ class ClassInfo:
         for method in self.methods.values():
             if method.name != "__init__":
                 for statement in walk_statements(method.body):
-                    names.update(name for name, _ in _self_targets(statement, first_parameter(method)))
+                    names.update(name for name, _ in self_targets(statement, first_parameter(method)))
         return names
 
 
@@ -147,7 +149,7 @@ class FileIndex:
         table: dict[str, str] = {}
         for definition in self.definitions:
             for node in _import_nodes(definition):
-                table.update(_imported(node))
+                table.update(imported_names(node))
         return table
 
     def resolve(self, node: ast.expr) -> str | None:
@@ -158,8 +160,19 @@ class FileIndex:
             node = node.value
         if not isinstance(node, ast.Name):
             return None
-        root = self.imports.get(node.id, node.id)
+        root = node.id
+        if root in self.shadowed:
+            alias = self.constants.get(root)  # `nn = torch.nn`
+            if names and isinstance(alias, ast.Attribute) and root not in self.imports:
+                root = self.resolve(alias) or root
+        else:
+            root = self.imports.get(root, root)
         return canonical(".".join([root, *reversed(names)]))
+
+    @cached_property
+    def shadowed(self) -> set[str]:
+        """Names that the file binds at module level by anything but an import."""
+        return {name for definition in self.definitions for name in _bound_at_top(definition)}
 
     # --- definitions ------------------------------------------------------------------------------------------
 
@@ -261,68 +274,6 @@ def canonical(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
-def parameters(function: FunctionNode) -> dict[str, ast.expr | None]:
-    """Parameters after `self`, with defaults; `*args` and `**kwargs` are left out."""
-    spec = function.args
-    names = [*spec.posonlyargs, *spec.args]
-    defaults: list[ast.expr | None] = [None] * (len(names) - len(spec.defaults)) + list(spec.defaults)
-    table = {arg.arg: default for arg, default in zip(names, defaults, strict=True)}
-    table.update({arg.arg: default for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)})
-    table.pop(first_parameter(function), None)
-    return table
-
-
-def first_parameter(function: FunctionNode | None) -> str:
-    """Name of `self`."""
-    if function is None:
-        return "self"
-    names = [*function.args.posonlyargs, *function.args.args]
-    return names[0].arg if names else "self"
-
-
-def bind(info_parameters: Mapping[str, ast.expr | None], call: ast.Call) -> dict[str, ast.expr] | None:
-    """Arguments of `call` by parameter name, defaults filled in; None where `*` or `**` hides them."""
-    if any(isinstance(arg, ast.Starred) for arg in call.args) or any(k.arg is None for k in call.keywords):
-        return None
-    names = list(info_parameters)
-    if len(call.args) > len(names):
-        return None
-    bound = {name: default for name, default in info_parameters.items() if default is not None}
-    bound.update(zip(names, call.args, strict=False))
-    bound.update({k.arg: k.value for k in call.keywords if k.arg})
-    return bound
-
-
-def walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """All statements in order, those inside `if`, `for`, `with` and `try` too, but not inside nested definitions."""
-    for statement in body:
-        yield statement
-        if isinstance(statement, FunctionNode | ast.ClassDef):
-            continue
-        for name in ("body", "orelse", "finalbody"):
-            yield from walk_statements(getattr(statement, name, []))
-        for handler in getattr(statement, "handlers", []):
-            yield from walk_statements(handler.body)
-
-
-def _self_targets(statement: ast.stmt, self_name: str) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(statement, ast.Assign):
-        targets, value = statement.targets, statement.value
-    elif isinstance(statement, ast.AnnAssign | ast.AugAssign) and statement.value is not None:
-        targets, value = [statement.target], statement.value
-    else:
-        return
-    for target in targets:
-        elements = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
-        for element in elements:
-            if (
-                isinstance(element, ast.Attribute)
-                and isinstance(element.value, ast.Name)
-                and element.value.id == self_name
-            ):
-                yield element.attr, value
-
-
 def _definitions(source: str) -> tuple[Definition, ...]:
     tree = ast.parse(source)
     lines = split_lines(source)
@@ -368,14 +319,17 @@ def _import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:
     return found
 
 
-def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield (alias.asname, alias.name) if alias.asname else (alias.name.split(".")[0],) * 2
-    else:
-        prefix = "." * node.level + (node.module or "")
-        for alias in node.names:
-            yield alias.asname or alias.name, f"{prefix}.{alias.name}"
+def _bound_at_top(definition: Definition) -> set[str]:
+    if "bound at top" not in definition.memo:
+        tree = definition.tree
+        names = {definition.name} if definition.name else set()
+        if not isinstance(tree, FunctionNode | ast.ClassDef | ast.Import | ast.ImportFrom):
+            imported = {name for node in _import_nodes(definition) for name, _ in imported_names(node)}
+            names = stored_names([tree]) - imported
+            names |= {s.name for s in walk_statements([tree]) if isinstance(s, FunctionNode | ast.ClassDef)}
+        definition.memo["bound at top"] = names
+    bound: set[str] = definition.memo["bound at top"]
+    return bound
 
 
 def _calls_of(definition: Definition) -> list[tuple[str, ast.Call, tuple[FunctionNode, ...]]]:

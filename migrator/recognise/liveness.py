@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from migrator.recognise.dataflow import Flow, Value
-from migrator.recognise.index import walk_statements
+from migrator.recognise.syntax import walk_statements
+from migrator.recognise.values import Flow, Value
 
 
 def unneeded(flow: Flow, replaced: Value, kept: Iterable[Value]) -> list[ast.stmt]:

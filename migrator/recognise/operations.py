@@ -178,5 +178,34 @@ COMPARE: dict[type[ast.cmpop], str] = {
 }
 
 # Same values, at most in another dtype-preserving layout: transparent when one asks what a value *is*.
+# Results share the memory of their first operand, or may.
+VIEWS = frozenset(
+    {
+        "chunk",
+        "contiguous",
+        "detach",
+        "expand",
+        "flatten",
+        "float",
+        "getitem",
+        "identity",
+        "narrow",
+        "permute",
+        "reshape",
+        "split",
+        "squeeze",
+        "to",
+        "transpose",
+        "type_as",
+        "unbind",
+        "unflatten",
+        "unpack",
+        "unsqueeze",
+        "view",
+        "view_as",
+    }
+)
+# Functions that leave alone what they are given.
+HARMLESS = frozenset({"print", "warnings.warn", "len", "isinstance", "hasattr", "logging.info", "logging.debug"})
 TRANSPARENT = frozenset({"contiguous", "identity", "clone"})
 MATMULS = frozenset({"matmul", "bmm", "mm"})

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from migrator.recognise.dataflow import Flow, Value, flow_of, strip
+from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.shapes import arange_length, grid_axis, size_of
+from migrator.recognise.values import Flow, Value, strip
 
 _BASES = (10000.0, 53.0)
 _POINTS = ((0, 0, 4), (1, 0, 4), (1, 1, 4), (3, 2, 6), (7, 5, 6), (11, 4, 7), (2, 6, 7))

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from migrator.recognise.blocks import Block, Sublayer, linears
 from migrator.recognise.composition import components
-from migrator.recognise.dataflow import Flow, Value, method_flow, strip
+from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.stacks import Stack
+from migrator.recognise.values import Flow, Value, strip
 
 
 def residual_outputs(index: FileIndex, block: Block) -> tuple[str, ...] | None:

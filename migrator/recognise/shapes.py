@@ -6,7 +6,7 @@ import ast
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from migrator.recognise.dataflow import Value, strip
+from migrator.recognise.values import Value, strip
 
 Symbol = Hashable
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "floordiv", "pow", "sqrt", "neg"})

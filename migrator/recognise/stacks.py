@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from migrator.recognise.blocks import Block, blocks, norms
 from migrator.recognise.composition import Component, components, users_of
-from migrator.recognise.dataflow import Flow, Value, flow_of, strip
+from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.values import Flow, Value, strip
 
 _PASSING = ("dropout", "contiguous", "identity", "view", "reshape", "transpose", "permute", "getitem", "to", "float")
 

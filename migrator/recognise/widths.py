@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 
 from migrator.recognise.attention import Attention
-from migrator.recognise.dataflow import Value, strip
-from migrator.recognise.index import ClassInfo, FunctionNode
+from migrator.recognise.index import ClassInfo
 from migrator.recognise.shapes import Einsum, einsum_of
+from migrator.recognise.syntax import FunctionNode
+from migrator.recognise.values import Value, strip
 
 _FACTORIES = {f"torch.{name}" for name in ("randn", "rand", "zeros", "ones", "empty", "Tensor", "FloatTensor")}
 

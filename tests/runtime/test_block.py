@@ -123,6 +123,23 @@ def test_dropout_in_training_only() -> None:
     assert torch.equal(dropped(x), x)  # both branches are gone, the residual is not
 
 
+def test_dropout_is_on_weights_and_on_both_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    functional, rates = torch.nn.functional, []
+    attend, drop = functional.scaled_dot_product_attention, functional.dropout
+    monkeypatch.setattr(
+        functional, "dropout", lambda x, p, training: rates.append((p, training)) or drop(x, p, training)
+    )
+    monkeypatch.setattr(
+        functional,
+        "scaled_dot_product_attention",
+        lambda *args, **named: rates.append(args[4]) or attend(*args, **named),
+    )
+    block, x = PreNormBlock(8, 2, 6, dropout=0.125), torch.randn(1, 5, 8)
+    block.train()(x)
+    block.eval()(x)
+    assert rates == [0.125, (0.125, True), (0.125, True), 0.0, (0.125, False), (0.125, False)]
+
+
 @pytest.mark.parametrize("final_norm", [True, False])
 def test_encoder_is_its_blocks_and_a_norm(final_norm: bool) -> None:
     encoder = scrambled(Encoder(3, 8, 2, 6, rotary_base=50.0, final_norm=final_norm))

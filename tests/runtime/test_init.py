@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime import DepthScaledInit, Encoder, magneto_gain, magneto_init_
+from runtime import DepthScaledInit, Encoder
 
 OUTPUTS = ("mix.w_o", "fc2.weight")
 
@@ -206,16 +206,28 @@ def test_apply_of_a_function_that_only_counts() -> None:
     assert len(seen) == 3 * len(list(model.modules())) and seen.count(model.trunk.depth_init) == 3
 
 
-@pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, nn.Module.double])
-@pytest.mark.parametrize("below", [False, True])
-def test_casts_are_no_new_initial_values(cast, below: bool) -> None:
+CASTS = [nn.Module.half, nn.Module.bfloat16, nn.Module.double, lambda m: m.half().float()]
+
+
+@pytest.mark.parametrize("cast", CASTS, ids=["half", "bfloat16", "double", "half and back"])
+def test_casts_are_no_new_initial_values(cast) -> None:
     model = Model()
-    cast(model.trunk.blocks if below else model)
+    cast(model)
     before = residuals(model)
     model.apply(lambda m: None)
     assert equal(residuals(model), before)
-    model.apply(fill_linear_by_init)
-    value = model.trunk.blocks[0].fc2.weight.unique().item()
+
+
+@pytest.mark.parametrize("cast", CASTS[:3], ids=["half", "bfloat16", "double"])
+def test_casts_of_the_stack_alone(cast) -> None:
+    """Only the size of the values can tell here whether they are new."""
+    model = Model()
+    cast(model.trunk.blocks)
+    before, other = residuals(model), copy.deepcopy(model)
+    model.apply(lambda m: None)
+    assert equal(residuals(model), before)
+    other.apply(fill_linear_by_init)
+    value = other.trunk.blocks[0].fc2.weight.unique().item()
     assert value == pytest.approx(0.5 / math.sqrt(8), rel=1e-2)
 
 
@@ -225,8 +237,14 @@ def test_from_the_meta_device() -> None:
     model.to_empty(device="cpu")
     model.apply(fill_linear_by_init)
     assert model.trunk.blocks[3].fc2.weight.unique().item() == pytest.approx(0.5 / math.sqrt(8))
-    model.trunk.emb.weight.data.normal_()
-    model.trunk.blocks.apply(lambda m: [p.data.fill_(0.01) for p in m.parameters(recurse=False)])
+
+
+def test_new_parameters_after_a_change_of_device_are_watched() -> None:
+    with torch.device("meta"):
+        model = Model()
+    model.to_empty(device="cpu")
+    for p in model.parameters():
+        nn.init.constant_(p, 0.01)
     train_step(model, clear=True)
     assert not model.trunk.depth_init.armed
 
@@ -273,8 +291,12 @@ def test_after_a_checkpoint(level: str, assign: bool) -> None:
     assert root.model.trunk.blocks[0].fc2.weight.unique().item() == 0.5
 
 
-def test_hooks_are_gone_after_the_first_gradient() -> None:
+def test_one_hook_until_the_first_gradient_and_none_after_it() -> None:
     model = Model()
+    for _ in range(3):
+        model.apply(fill_linear_by_init)
+    hooks = {n: len(p._post_accumulate_grad_hooks or ()) for n, p in model.named_parameters()}
+    assert hooks == {n: int(n in residuals(model)) for n in hooks}
     train_step(model)
     assert not model.trunk.depth_init.armed
     assert all(not p._post_accumulate_grad_hooks for p in model.parameters())
@@ -315,6 +337,14 @@ def test_copies_look_after_themselves(twin_of) -> None:
 
 
 @pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded])
+def test_copies_watch_their_own_weights(twin_of) -> None:
+    model = Model()
+    twin = twin_of(model)
+    train_step(twin, clear=True)
+    assert not twin.trunk.depth_init.armed and model.trunk.depth_init.armed
+
+
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded])
 def test_copies_of_a_trained_model_stay_disarmed(twin_of) -> None:
     model = Model()
     train_step(model, clear=True)
@@ -340,67 +370,3 @@ def test_empty_arguments() -> None:
         DepthScaledInit(nn.Sequential(), OUTPUTS)
     with pytest.raises(ValueError, match="at least one path, got none"):
         DepthScaledInit(nn.Sequential(Block()), ())
-
-
-# --- MAGNETO --------------------------------------------------------------------------------------------------------
-
-
-def test_magneto_gain() -> None:
-    assert magneto_gain(4) == pytest.approx(1.4420, abs=1e-4)
-    assert magneto_gain(4) == math.sqrt(math.log(8))
-    assert magneto_gain(1) == math.sqrt(math.log(2))
-    with pytest.raises(ValueError, match="num_layers must be positive, got 0"):
-        magneto_gain(0)
-
-
-class Wide(nn.Module):
-    """Matrices large enough for their standard deviation to be measured."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w_q = nn.Parameter(torch.zeros(4, 50, 300))
-        self.w_v = nn.Parameter(torch.zeros(4, 50, 300))
-        self.fc1 = nn.Linear(300, 500)
-        self.qkv = nn.Linear(300, 900)
-
-
-def test_magneto_standard_deviations() -> None:
-    blocks = nn.ModuleList([Wide() for _ in range(3)])
-    bias = blocks[0].fc1.bias.clone()
-    magneto_init_(blocks, scaled=("w_v", "fc1.weight"), plain=("w_q",), fused=("qkv.weight",))
-    gain = math.sqrt(math.log(6))
-    for block in blocks:
-        q, k, v = block.qkv.weight.split(300)
-        measured = [x.std().item() for x in (block.w_q, block.w_v, block.fc1.weight, q, k, v)]
-        fans = [500, 500, 800, 600, 600, 600]
-        gains = [1, gain, gain, 1, 1, gain]
-        expected = [g * math.sqrt(2 / fan) for g, fan in zip(gains, fans, strict=True)]
-        assert measured == pytest.approx(expected, rel=0.02)
-    assert torch.equal(blocks[0].fc1.bias, bias)
-
-
-def test_magneto_draws_a_matrix_as_xavier_does() -> None:
-    blocks, reference = nn.ModuleList([Block(), Block()]), torch.empty(8, 6)
-    torch.manual_seed(3)
-    magneto_init_(blocks, scaled=("fc2.weight",))
-    torch.manual_seed(3)
-    nn.init.xavier_normal_(reference, gain=magneto_gain(2))
-    torch.testing.assert_close(blocks[0].fc2.weight.detach(), reference)
-
-
-def test_magneto_of_the_documented_encoder() -> None:
-    encoder = Encoder(2, 8, 2, 6)
-    names = ("out.weight", "feed_forward.gate.weight", "feed_forward.up.weight", "feed_forward.down.weight")
-    before = copy.deepcopy(encoder.state_dict())
-    magneto_init_(encoder.blocks, scaled=names, fused=("qkv.weight",))
-    changed = {n for n, p in encoder.state_dict().items() if not torch.equal(p, before[n])}
-    assert changed == {f"blocks.{i}.{n}" for i in range(2) for n in (*names, "qkv.weight")}
-
-
-def test_magneto_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="'nope' must be a parameter"):
-        magneto_init_(Block(), scaled=("nope",))
-    with pytest.raises(ValueError, match=r"fc1.bias: a matrix is needed, got shape \(6,\)"):
-        magneto_init_(Block(), scaled=("fc1.bias",))
-    with pytest.raises(ValueError, match="fc2.weight: 8 rows cannot be"):
-        magneto_init_(Block(), scaled=(), fused=("fc2.weight",))

@@ -80,10 +80,11 @@ def test_token_by_token_equals_the_whole_sequence() -> None:
 
 
 def test_queries_and_keys_of_different_lengths_start_at_the_offset() -> None:
-    q, k = torch.randn(2, 4, 6, dtype=torch.float64), torch.randn(2, 11, 6, dtype=torch.float64)
-    turned_q, turned_k = RotaryEmbedding(6)(q, k, offset=3)
-    torch.testing.assert_close(turned_q, rotated(q, 1e4, "interleaved", 3), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(turned_k, rotated(k, 1e4, "interleaved", 3), rtol=1e-12, atol=1e-12)
+    for query_len, key_len in ((4, 11), (11, 4)):
+        q, k = torch.randn(2, query_len, 6).double(), torch.randn(2, key_len, 6).double()
+        turned_q, turned_k = RotaryEmbedding(6)(q, k, offset=3)
+        torch.testing.assert_close(turned_q, rotated(q, 1e4, "interleaved", 3), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(turned_k, rotated(k, 1e4, "interleaved", 3), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,0 +1,126 @@
+"""The values that a function computes, as data: what `dataflow` builds and every recogniser reads."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from migrator.recognise.index import ClassInfo, Definition
+from migrator.recognise.operations import TRANSPARENT, VIEWS
+from migrator.recognise.syntax import FunctionNode
+
+
+@dataclass(eq=False)
+class Value:
+    """A value: `op` of `args`. `node` is where it is written and `statement` the statement around it.
+
+    Ops without operands: "param" and "global" (data: name), "attr" (data: dotted path below self), "const" (data:
+    the constant), "opaque". "module" is a call of a submodule (data: its path); "call" of any other function (data:
+    resolved name or None); "phi" has (condition, value if true, value if false); "getitem" has data: the slices.
+    """
+
+    op: str
+    args: tuple[Value, ...] = ()
+    keywords: dict[str, Value] = field(default_factory=dict)
+    data: Any = None
+    node: ast.expr | None = None
+    statement: ast.stmt | None = None
+    users: list[Value] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        for operand in self.operands():
+            operand.users.append(self)
+
+    def operands(self) -> Iterator[Value]:
+        yield from self.args
+        yield from self.keywords.values()
+
+    def argument(self, position: int, keyword: str) -> Value | None:
+        """Operand by position or by keyword."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.keywords.get(keyword)
+
+    def is_const(self, value: object) -> bool:
+        return self.op == "const" and type(self.data) is type(value) and self.data == value
+
+
+@dataclass(eq=False)
+class Store:
+    """`self.name = value`, `name[...] = value` or a call made only for its effect."""
+
+    kind: str  # attribute | item | effect
+    name: str
+    value: Value
+    statement: ast.stmt
+
+
+@dataclass(eq=False)
+class Flow:
+    """Dataflow of one function: every value in order, what it returns, what it stores."""
+
+    function: FunctionNode
+    owner: ClassInfo | None
+    definition: Definition
+    self_name: str = "self"
+    values: list[Value] = field(default_factory=list)
+    returns: list[tuple[Value, ast.Return]] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+    before: dict[ast.stmt, dict[str, Value]] = field(default_factory=dict)
+    assigned: dict[ast.stmt, list[Value]] = field(default_factory=dict)
+    around: dict[ast.stmt, ast.stmt | None] = field(default_factory=dict)  # the innermost `with`
+    returned_early: bool = False
+
+    def of(self, op: str) -> list[Value]:
+        return [value for value in self.values if value.op == op]
+
+    def parameter(self, name: str) -> Value | None:
+        return next((value for value in self.values if value.op == "param" and value.data == name), None)
+
+    def text_at(self, value: Value, statement: ast.stmt) -> str | None:
+        """Source for `value` that is right where `statement` stands: a name that holds it, else its own text."""
+        names = self.before.get(statement, {})
+        for name, held in names.items():
+            if held is value:
+                return name
+        if value.node is None:
+            return None
+        if value.statement is not None and value.statement is not statement and not self._still_holds(value, statement):
+            return None
+        return self.definition.source(value.node)
+
+    def named_in(self, value: Value, statement: ast.stmt) -> list[Value]:
+        """What the names in `value`'s text stand for at `statement`."""
+        names = self.before.get(statement, {})
+        words = ast.walk(value.node) if value.node is not None else ()
+        return [names[node.id] for node in words if isinstance(node, ast.Name) and node.id in names]
+
+    def _still_holds(self, value: Value, statement: ast.stmt) -> bool:
+        """Whether the names inside `value`'s text mean at `statement` what they meant where it was written."""
+        assert value.node is not None and value.statement is not None
+        then, now = self.before[value.statement], self.before.get(statement, {})
+        names = {node.id for node in ast.walk(value.node) if isinstance(node, ast.Name)}
+        return all(then.get(name) is now.get(name) for name in names)
+
+
+def strip(value: Value) -> Value:
+    """The value behind operations that do not change what it is."""
+    while value.op in TRANSPARENT and value.args:
+        value = value.args[0]
+    return value
+
+
+def roots(value: Value) -> set[Value]:
+    """The values whose memory a value shares, as far as views and branches go."""
+    found: set[Value] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if one.op in VIEWS and one.args and one.args[0].op != "shape":
+            todo.append(one.args[0])
+        elif one.op in ("phi", "loop", "looped", "tuple"):
+            todo.extend(arg for arg in one.args if arg not in found and arg.op != "const")
+        found.add(one)
+    return {one for one in found if one.op != "const" and (one.op not in VIEWS or one.args[0].op == "shape")}
