@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,14 +83,18 @@ def _show_tensors(page: Page, tensors: Sequence[TensorRow]) -> None:
     reused = sum(row.status == "reused" for row in tensors)
     page.line(f"  {reused} reused: same name, same shape, same values")
     for status in dict.fromkeys(row.status for row in tensors if row.status != "reused"):
-        rows = [row for row in tensors if row.status == status]
-        page.paragraph(f"  {len(rows)} {status}: ", ", ".join(_tensor(row) for row in rows), indent=6)
+        rows = Counter(_tensor(row) for row in tensors if row.status == status)
+        page.line(f"  {rows.total()} {status}:")
+        for tensor, times in rows.items():
+            page.paragraph("    ", tensor + (f", {times} of them" if times > 1 else ""), indent=8)
     page.line()
 
 
 def _tensor(row: TensorRow) -> str:
+    """Name and shapes; blocks of one stack share theirs."""
+    name = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name)
     shapes = " -> ".join(_joined(shape) for shape in (row.before, row.after) if shape)
-    return f"{row.name} {shapes}".rstrip()
+    return f"{name} {shapes}".rstrip()
 
 
 def _joined(shape: str) -> str:
