@@ -1,0 +1,102 @@
+"""Runs the user's text in a box, as a module that is never `__main__`."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+_SIMPLE_CALLS = frozenset((
+    "len", "range", "ord", "chr", "list", "dict", "set", "tuple", "frozenset", "sorted", "enumerate", "zip", "int",
+    "float", "str", "bool", "max", "min", "sum", "abs", "round", "map", "field", "namedtuple", "compile", "getLogger",
+))  # fmt: skip
+
+
+def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.ModuleType, list[str]]:
+    """Execute `text` as the module that `path` would be.
+
+    Args:
+        definitions_only: leave out what a script does at import: run imports, classes, functions and simple constants.
+
+    Returns:
+        The module, and one note for each statement that had to be left out.
+    """
+    package, root = _package(path)
+    name = f"{package}.{path.stem}" if package else path.stem
+    if name in sys.modules:
+        name = f"_migrate_{path.stem}"
+    module = types.ModuleType(name)
+    module.__file__, module.__package__ = str(path), package
+    sys.modules[name] = module
+    sys.argv = [str(path)]
+    sys.path.insert(0, str(root))
+    # Where inspect and tracebacks look, so that both see this text and not that of the file.
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
+    tree = ast.parse(text)
+    if not definitions_only:
+        exec(compile(tree, str(path), "exec"), module.__dict__)
+        return module, []
+    return module, list(_run_definitions(tree, str(path), module))
+
+
+def _package(path: Path) -> tuple[str, Path]:
+    """The package that a file belongs to, by its folders' `__init__.py`, and where that is imported from."""
+    names: list[str] = []
+    folder = path.parent
+    while (folder / "__init__.py").exists() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(names), folder
+
+
+def _run_definitions(tree: ast.Module, path: str, module: types.ModuleType) -> Iterator[str]:
+    for statement in tree.body:
+        if not _is_definition(statement):
+            continue
+        try:
+            part = ast.Module([statement], [])
+            exec(compile(part, path, "exec"), module.__dict__)
+        except Exception as error:
+            yield f"line {statement.lineno} was left out: {type(error).__name__}: {str(error)[:120]}"
+
+
+def _is_definition(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return True
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        return statement.value is not None and _is_simple(statement.value)
+    if isinstance(statement, ast.Try):
+        return all(_is_definition(item) for item in statement.body)
+    return isinstance(statement, ast.If) and all(_is_definition(item) for item in [*statement.body, *statement.orelse])
+
+
+def _is_simple(value: ast.expr) -> bool:
+    """Whether an expression only computes: of calls, those to plain builtins, and to classes by their capital."""
+    for node in ast.walk(value):
+        if isinstance(node, ast.Await | ast.Yield | ast.YieldFrom):
+            return False
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name not in _SIMPLE_CALLS and not (name[:1].isupper() and "Model" not in name):
+                return False
+    return True
+
+
+def location(error: BaseException, path: Path) -> str:
+    """` (line 12)`: the last line of the user's text that an error went through."""
+    trace, line = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f" (line {line})"
+
+
+def described(error: BaseException, path: Path | None = None) -> str:
+    """One line for an exception of user code."""
+    text = " ".join(str(error).split())
+    where = location(error, path) if path is not None else ""
+    return f"{type(error).__name__}: {text[:240]}{where}" if text else f"{type(error).__name__}{where}"
