@@ -259,11 +259,14 @@ def _check_writable(works: Iterable[Work]) -> None:
 
 
 def _prove(options: Options, prover: Prover, works: Sequence[Work]) -> None:
+    from migrator.config import probes_for
+
     with _spinner() as show:
         for work in works:
             assert work.result.plan is not None
             progress = _labelled(show, str(work.source.path)) if show is not None else None
-            plan = replace(work.result.plan, path=work.source.target)  # the proof works in a directory of its own
+            # The proof works in a directory of its own, so that it has to be told where the file is.
+            plan = replace(work.result.plan, path=work.source.target, probes=probes_for(work.source.target))
             work.result.verification = prover.prove(plan, timeout=options.timeout, progress=progress)
 
 

@@ -44,6 +44,7 @@ class Plan:
     text: str
     stages: tuple[Stage, ...] = ()
     outcomes: tuple[Outcome, ...] = field(default=())
+    probes: tuple[tuple[str, str], ...] = ()  # (class, expression that builds it), as the project's configuration says
 
     @property
     def changed(self) -> bool:
