@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.codemod import AnyEdit, Codemod, Finding, Modern, Phase, Place, Promise, Site
+from migrator.codemod import Codemod, Finding, Modern, Phase, Place, Promise
 from migrator.recognise.blocks import blocks
 from migrator.recognise.index import FileIndex
+from migrator.recognise.stacks import norm_of_their_own
 
 _SEEN = {
     "pre": "already pre-norm: each sublayer sees norm(x), the residual stays raw",
@@ -29,7 +30,6 @@ class BlockReport(Codemod):
     def find(self, index: FileIndex) -> Iterator[Finding]:
         for block in blocks(index).values():
             place = Place.of(block.info.name, block.info.node, block.info.definition)
-            yield Modern(place, _SEEN[block.placement])
-
-    def rewrite(self, site: Site) -> Iterator[AnyEdit]:
-        yield from ()
+            own = norm_of_their_own(block)
+            seen = f"normalises by {own}, which is not torch's; kept as it is" if own else _SEEN[block.placement]
+            yield Modern(place, seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,7 +23,14 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.index import FileIndex
-from migrator.recognise.residuals import embeddings_into, own_initialisation, residual_outputs, scaled_by
+from migrator.recognise.residuals import (
+    embeddings_into,
+    own_initialisation,
+    replaced_output,
+    residual_outputs,
+    scaled_by,
+)
+from migrator.recognise.runs import RUN_REFUSALS
 from migrator.recognise.spelling import call, runtime_name
 from migrator.recognise.stacks import Stack, stacks
 
@@ -46,24 +54,33 @@ class DepthInit(Codemod):
     reference = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2), section 2.3"
     after = ("pre_norm", "swiglu")
     refusals = {
+        "layout": "the place cannot be edited statement by statement",
+        "outputs-shared": "a residual output is shared, or set to another tensor, after it was built",
         "outputs-unknown": "the last weight of a sublayer cannot be told",
+        "several-stacks": "one residual stream goes through several stacks, so that no one of them knows its depth",
+        **{code: meaning for code, meaning in RUN_REFUSALS.items() if code != "one-of-several"},
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
-        for stack in stacks(index):
-            if stack.block.placement == "pre":
-                yield _finding(index, stack)
+        found = [stack for stack in stacks(index) if stack.block.placement == "pre"]
+        alone = Counter(stack.owner.name for stack in found)
+        for stack in found:
+            yield _finding(index, stack, alone[stack.owner.name] == 1)
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part
         definition = part.stack.owner.definition
-        yield Insert(definition, part.stack.owner.methods["__init__"], part.assignment, "end")
+        init, built = part.stack.owner.methods["__init__"], part.stack.component.assignment.statement
+        if built in init.body:
+            yield Insert(definition, init, part.assignment, "end")
+        else:  # under a condition
+            yield Insert(definition, built, part.assignment)
         for statement, code in part.embeddings:
             yield Insert(definition, statement, code)
         yield part.imports
 
 
-def _finding(index: FileIndex, stack: Stack) -> Finding:
+def _finding(index: FileIndex, stack: Stack, alone: bool) -> Finding:
     owner, component = stack.owner, stack.component
     place = Place.of(owner.name, component.assignment.statement, owner.definition)
     scaled = scaled_by(owner, component.attribute)
@@ -72,12 +89,23 @@ def _finding(index: FileIndex, stack: Stack) -> Finding:
     own = own_initialisation(owner)
     if own:
         return Modern(place, f"{owner.name} sets its own initial values ({own}); left to it")
+    if stack.obstacle is not None and stack.obstacle[0] != "one-of-several":
+        return Refusal(place, *stack.obstacle)
+    if stack.chained:
+        seen = f"`{component.attribute}` and `{stack.chained}` share one residual stream"
+        return Refusal(place, "several-stacks", seen, "put their blocks into one nn.Sequential")
     outputs = residual_outputs(index, stack.block)
     if outputs is None:
         remedy = "end each sublayer with one linear projection"
         return Refusal(place, "outputs-unknown", f"the residual outputs of {component.name} cannot be told", remedy)
+    shared = replaced_output(index, stack, outputs)
+    if shared:
+        remedy = "scale what is shared by hand, once"
+        return Refusal(place, "outputs-shared", f"`{shared}` is assigned after it was built", remedy)
     spelling, imported = runtime_name(index, "DepthScaledInit")
-    attribute = next(n for n in ("depth_init", "depth_scaled_init") if n not in {*owner.attributes, *owner.methods})
+    wishes = ("depth_init", "depth_scaled_init") if alone else (f"{component.attribute}_depth_init",)
+    taken = {*owner.attributes, *owner.methods}
+    attribute = next((name for name in wishes if name not in taken), f"{wishes[-1]}_")
     paths = ", ".join(f'"{path}"' for path in outputs) + ("," if len(outputs) == 1 else "")
     code = call(spelling, [f"self.{component.attribute}", f"outputs=({paths})"], prefix=f"self.{attribute} = ")
     embeddings = tuple(embeddings_into(index, stack))

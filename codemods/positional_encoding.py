@@ -26,6 +26,7 @@ from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.positions import Sinusoid, carriers, encodings, sinusoids
 from migrator.recognise.spelling import runtime_name
+from migrator.recognise.syntax import stored_names
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,21 @@ class PositionalEncodingToRuntime(Codemod):
     reference = "Vaswani et al. 2017, Attention Is All You Need, section 3.5, arXiv 1706.03762"
     refusals = {
         "rounding": "the same sinusoid in another order of operations: its last bits would differ",
-        "mutable-base": "the base of the sinusoid is assigned outside of `__init__`",
+        "in-place": "the sinusoid is added in place, to a tensor that others may hold",
+        "layout": "the place cannot be edited statement by statement",
+        "mutable-base": "the base of the sinusoid is assigned outside of `__init__`, or learned",
         "no-init": "the class has no `__init__` that could hold the table",
+        "table-read": "the table is read by more than the sum",
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
+        seen: set[str] = set()
         for sinusoid in sinusoids(index):
-            yield _finding(index, sinusoid)
+            found = _finding(index, sinusoid)
+            if isinstance(found, Site) and found.place.symbol in seen:
+                continue  # in the next pass, which sees the table that this one makes
+            seen |= {found.place.symbol} if isinstance(found, Site) else set()
+            yield found
         for info in carriers(index).values():
             if encodings(info):
                 forward = info.methods["forward"]
@@ -66,33 +75,37 @@ class PositionalEncodingToRuntime(Codemod):
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part
         definition = part.sinusoid.owner.definition
-        yield Insert(definition, part.init, part.assignment, "end")
+        if part.assignment:
+            yield Insert(definition, part.init, part.assignment, "end")
         for statement in part.dead:
             yield Remove(definition, statement)
         assert part.sinusoid.total.node is not None
         yield Replace(definition, part.sinusoid.total.node, part.call)
-        yield part.imports
+        if part.assignment:
+            yield part.imports
 
 
 def _finding(index: FileIndex, found: Sinusoid) -> Finding:
-    info, node = found.owner, found.total.node
-    assert node is not None
+    info, node = found.owner, found.total.node or found.total.statement
+    assert node is not None and found.total.statement is not None
     place = Place(info.name, info.definition.line(node), (node.end_lineno or node.lineno) + info.definition.shift)
     obstacle = _obstacle(index, found)
     if obstacle is not None:
         code, seen, remedy = obstacle
         return Refusal(place, code, seen, remedy)
-    attribute = next(
-        n for n in ("encoding", "sinusoid", "sinusoidal_encoding") if n not in {*info.attributes, *info.methods}
-    )
+    wishes = ("encoding", "sinusoid", "sinusoidal_encoding")
+    attribute = next(name for name in wishes if name not in {*info.attributes, *info.methods})
     spelling, imported = runtime_name(index, "SinusoidalPositionalEncoding")
-    assert found.total.statement is not None
+    value = f"{spelling}(base={_base(found)})"
+    made = {info.definition.source(info.attributes[name][0].value): name for name in encodings(info)}
+    shared = made.get(value, "")
+    attribute = shared or attribute
     x = found.flow.text_at(found.x, found.total.statement)
     part = _Part(
         found,
         info.methods["__init__"],
         attribute,
-        f"self.{attribute} = {spelling}(base={_base(found)})",
+        "" if shared else f"self.{attribute} = {value}",
         f"self.{attribute}({x})",
         tuple(unneeded(found.flow, found.total, [found.x])),
         imported,
@@ -106,6 +119,12 @@ def _obstacle(index: FileIndex, found: Sinusoid) -> tuple[str, str, str] | None:
         return "no-init", "the class has no `__init__` of its own", "give it one that calls super().__init__()"
     if isinstance(found.base, str) and _assigned_elsewhere(index, info, found.base):
         return "mutable-base", f"`{found.base}` is assigned outside of `__init__`", "assign it in `__init__` only"
+    if isinstance(found.base, str) and not _is_number(info, found.base):
+        return "mutable-base", f"`{found.base}` may be more than a number", "make the base a number"
+    if found.total.node is None:
+        return "in-place", "the table is added in place, so the caller's tensor changes too", "write `x = x + table`"
+    if any(user is not found.total for user in found.term.users):
+        return "table-read", "the table is read by more than the sum", "keep it, or compute it apart from the sum"
     if not found.same_rounding:
         seen = "the table is a sinusoid, but not computed as u / base ** ((j - k) / C) + pi / 2 * k"
         return "rounding", seen, "keep it, or let phase 2 replace it by rotary positions"
@@ -123,11 +142,19 @@ def _assigned_elsewhere(index: FileIndex, info: ClassInfo, name: str) -> bool:
     )
 
 
+def _is_number(info: ClassInfo, name: str) -> bool:
+    """Whether `__init__` gives the attribute a number, as far as can be told: no parameter, no tensor."""
+    value = info.attribute(name)
+    calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)] if value is not None else []
+    return all(info.index.resolve(node.func) in ("float", "int", "max", "min", "math.sqrt") for node in calls)
+
+
 def _base(found: Sinusoid) -> str:
     """The base as `__init__` can say it: the very expression that the attribute got, if that is a name or number."""
     if isinstance(found.base, float):
         return repr(int(found.base)) if found.base.is_integer() and found.base < 1e5 else repr(found.base)
     value = found.owner.attribute(found.base)
-    if isinstance(value, ast.Name | ast.Constant):
+    rebound = stored_names(found.owner.methods["__init__"].body)
+    if isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id not in rebound):
         return ast.unparse(value)
     return f"self.{found.base}"

@@ -21,14 +21,20 @@ from migrator.codemod import (
     Place,
     Promise,
     Refusal,
+    Remove,
     Replace,
     Site,
     Swap,
 )
-from migrator.recognise.blocks import Block, Sublayer, blocks
+from migrator.recognise.blocks import Block, Sublayer, blocks, norms
+from migrator.recognise.borrowers import assigned_nodes, borrower
+from migrator.recognise.composition import users_of
 from migrator.recognise.index import FileIndex
 from migrator.recognise.spelling import free_name
+from migrator.recognise.stacks import Stack, stacks
 from migrator.recognise.values import Value
+
+_SIZES = ("shape", "size", "getattr")  # what a norm does not change
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ class PreNorm(Codemod):
     reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
     refusals = {
         "entry-unknown": "where the sublayer takes its input is not plain",
-        "shared-norm": "one norm serves several sublayers",
+        "shared-norm": "one norm serves several sublayers, or something beside them",
+        "norm-output-used": "something beside the residual stream takes the normalised sum, or the raw one",
+        "no-stack": "the block is also used where no final norm could take over",
+        "subclassed": "another class builds on the block",
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
@@ -59,8 +68,7 @@ class PreNorm(Codemod):
         part: _Part = site.part
         definition = part.block.info.definition
         for sublayer, call, inputs in part.entries:
-            assert sublayer.norm_call is not None and isinstance(sublayer.norm_call.node, ast.Call)
-            yield Edit(definition, sublayer.norm_call.node, _argument)
+            yield from _without_norm(part.block, sublayer)
             if len(inputs) == 1:
                 yield Replace(definition, inputs[0], f"self.{sublayer.norm}({definition.source(inputs[0])})")
                 continue
@@ -72,17 +80,38 @@ class PreNorm(Codemod):
                 yield Replace(definition, node, part.name)
 
 
+def _without_norm(block: Block, sublayer: Sublayer) -> Iterator[AnyEdit]:
+    """`x = norm(x + y)` -> `x = x + y`; `x = norm(x)` goes."""
+    definition, call = block.info.definition, sublayer.norm_call
+    assert call is not None and isinstance(call.node, ast.Call) and call.statement is not None
+    statement, argument = call.statement, call.node.args[0]
+    alone = isinstance(statement, ast.Assign) and statement.value is call.node and len(statement.targets) == 1
+    if alone and isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == ast.unparse(argument):
+        yield Remove(definition, statement)
+    else:
+        yield Edit(definition, call.node, _argument)
+
+
 def _argument(node: cst.CSTNode) -> cst.CSTNode:
     """`x + y` of `norm(x + y)`."""
-    return cast(cst.Call, node).args[0].value
+    call = cast(cst.Call, node)
+    given = call.args[0]
+    value = given.value
+    lines = cst.Module(body=[]).code_for_node(call).count("\n")
+    if not lines or value.lpar:
+        return value
+    closing = given.comma.whitespace_after if isinstance(given.comma, cst.Comma) else given.whitespace_after_arg
+    opened = cst.LeftParen(whitespace_after=call.whitespace_before_args)
+    return value.with_changes(lpar=[opened], rpar=[cst.RightParen(whitespace_before=closing)])
 
 
 def _finding(index: FileIndex, block: Block) -> Finding:
     info = block.info
     place = Place.of(info.name, info.methods["forward"], info.definition)
     used = [sublayer.norm for sublayer in block.sublayers]
-    if len(set(used)) != len(used):
-        return Refusal(place, "shared-norm", f"`self.{used[0]}` normalises more than one sum", "give each its own norm")
+    refusal = _shared_norm(index, block, place) or _reader(index, block, place)
+    if refusal is not None:
+        return refusal
     entries = []
     for sublayer in block.sublayers:
         entry = _entry(block, sublayer)
@@ -90,6 +119,9 @@ def _finding(index: FileIndex, block: Block) -> Finding:
             seen = f"the branch that `self.{sublayer.norm}` closes does not begin with one call on the residual"
             return Refusal(place, "entry-unknown", seen, "call the sublayer on x itself")
         entries.append((sublayer, *entry))
+    refusal = _outside(index, block, place)
+    if refusal is not None:
+        return refusal
     name = free_name(index, info.definition, "normed", "normed_input")
     claim = Claim(
         (info.name,),
@@ -99,6 +131,72 @@ def _finding(index: FileIndex, block: Block) -> Finding:
         changes=(("normalised output", "the block gives out the raw residual sum; the stack's final norm bounds it"),),
     )
     return Site(place, f"post-norm -> pre-norm ({', '.join(used)})", claim, _Part(block, tuple(entries), name))
+
+
+def _shared_norm(index: FileIndex, block: Block, place: Place) -> Refusal | None:
+    used = {sublayer.norm for sublayer in block.sublayers}
+    remedy = "give each sublayer a norm of its own"
+    calls = [value for value in block.flow.values if value.op == "module" and value.data in used]
+    for name in sorted(used):
+        count = sum(value.data == name for value in calls)
+        if count != 1:
+            return Refusal(place, "shared-norm", f"`self.{name}` is called {count} times", remedy)
+    own = {id(value.node.func) for value in calls if isinstance(value.node, ast.Call)}
+    line = borrower(index, block.info, used, own | set(assigned_nodes(block.info, used)))
+    return Refusal(place, "shared-norm", f"{line} uses a norm of the block too", remedy) if line else None
+
+
+def _reader(index: FileIndex, block: Block, place: Place) -> Refusal | None:
+    """Who beside the next sublayer takes a sum before or behind its norm: those would see other values."""
+    remedy = "compute that from the output of the stack, or drop it"
+    stored = {id(store.value) for store in block.flow.stores if store.kind == "attribute"}
+    for sublayer, following in zip(block.sublayers, [*block.sublayers[1:], None], strict=True):
+        assert sublayer.norm_call is not None
+        inside = {id(value) for value in (*_branch(following), following.total)} if following else set()
+        passing = _SIZES if following else (*_SIZES, "tuple")
+        strangers = [u for u in sublayer.norm_call.users if id(u) not in inside and u.op not in passing]
+        more = [u for u in sublayer.total.users if u is not sublayer.norm_call and u.op not in _SIZES]
+        if strangers or more or stored & {id(sublayer.norm_call), id(sublayer.total)}:
+            seen = f"the sum that `self.{sublayer.norm}` normalises is used beside the residual stream"
+            return Refusal(place, "norm-output-used", seen, remedy)
+    for stack in _stacks(index, block):
+        if stack.result.op == "looped" and any(u is not stack.result for u in stack.result.args[2].users):
+            seen = f"{stack.owner.name} uses what each block gives out, not the last one's output alone"
+            return Refusal(place, "norm-output-used", seen, remedy)
+    return None
+
+
+def _stacks(index: FileIndex, block: Block) -> list[Stack]:
+    return [stack for stack in stacks(index) if stack.block.info is block.info]
+
+
+def _outside(index: FileIndex, block: Block, place: Place) -> Refusal | None:
+    """Uses of the block that no stack with a final norm covers."""
+    name = block.info.name
+    if name in index.subclasses:
+        seen = f"{index.subclasses[name][0]} derives from {name}"
+        return Refusal(place, "subclassed", seen, "let it be a class of its own")
+    remedy = "run the blocks in a loop or an nn.Sequential of one class"
+    known = {(stack.owner.name, stack.component.attribute): stack for stack in _stacks(index, block)}
+    covered = {id(c.call) for c in users_of(index, name) if (c.owner.name, c.attribute) in known}
+    alone = [site for site in index.calls.get(name, []) if id(site.call) not in covered]
+    if alone or not covered:
+        seen = f"nothing in this file runs {name} in a stack that could end in a norm"
+        if alone:
+            line = alone[0].definition.line(alone[0].call)
+            seen = f"line {line} builds {name} where no stack is seen that could end in a norm"
+        return Refusal(place, "no-stack", seen, remedy)
+    bare = [stack for stack in known.values() if not stack.normed]
+    obstacle = next((stack.obstacle for stack in bare if stack.obstacle is not None), None)
+    if obstacle is not None:
+        return Refusal(place, "no-stack", *obstacle[1:])
+    norm = norms(block.info)[block.sublayers[-1].norm]
+    if bare and not any(
+        isinstance(node, ast.Name) and node.id in block.info.init_parameters for node in ast.walk(norm)
+    ):
+        seen = f"whoever runs {name} cannot build `{ast.unparse(norm)}` from what it gives to {name}"
+        return Refusal(place, "no-stack", seen, "build the norm from an argument of the block")
+    return None
 
 
 def _entry(block: Block, sublayer: Sublayer) -> tuple[ast.Call, tuple[ast.expr, ...]] | None:

@@ -302,5 +302,5 @@ class Codemod(_Command):
         raise NotImplementedError
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
-        """The edits of one site: all of them are applied, or none."""
-        raise NotImplementedError
+        """The edits of one site: all of them are applied, or none. A codemod that only reports has none."""
+        yield from ()

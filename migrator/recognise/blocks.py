@@ -18,7 +18,7 @@ from migrator.recognise.values import Flow, Value, strip
 
 NORMS = {"torch.nn.LayerNorm", "torch.nn.RMSNorm"}
 ACTIVATIONS = {"relu", "gelu"}
-_MODERN = {"silu", "runtime.swiglu", "mul"}
+_LETTERS = {"torch.nn.Linear": "L", "torch.nn.ReLU": "A", "torch.nn.GELU": "A", "torch.nn.Dropout": "D"}
 
 
 @dataclass(eq=False)
@@ -108,14 +108,29 @@ def feed_forwards(index: FileIndex) -> list[FeedForward]:
     return list(found.values())
 
 
+def strange_feed_forward(index: FileIndex, block: Block) -> str:
+    """The attribute that a feed-forward sublayer ends in, if that sublayer is of no known form."""
+    for sublayer in block.sublayers:
+        if sublayer.kind == "feed_forward" and _feed_forward(index, block, sublayer) is None:
+            return sublayer.module
+    return ""
+
+
 def has_modern_feed_forward(block: Block) -> bool:
     """Whether the block's feed-forward is gated already."""
-    for sublayer in block.sublayers:
-        if sublayer.kind == "feed_forward":
-            for step in sublayer.steps:
-                if step.op in _MODERN or _is_gated_module(block.info, step):
-                    return True
-    return False
+    return any(
+        _is_gate(step, sublayer.residual) or _is_gated_module(block.info, step)
+        for sublayer in block.sublayers
+        if sublayer.kind == "feed_forward"
+        for step in sublayer.steps
+    )
+
+
+def _is_gate(value: Value, source: Value) -> bool:
+    """Whether two values that both come from `source` are multiplied."""
+    if value.op == "runtime.swiglu":
+        return True
+    return value.op == "mul" and all(_steps(arg, source) is not None for arg in value.args)
 
 
 def _is_gated_module(info: ClassInfo, step: Value) -> bool:
@@ -123,7 +138,7 @@ def _is_gated_module(info: ClassInfo, step: Value) -> bool:
         return False
     value = info.attribute(step.data)
     text = info.definition.source(value) if value is not None else ""
-    if "SwiGLU" in text:
+    if "GLU(" in text:
         return True
     inner = (
         info.index.modules.get(value.func.id)
@@ -131,7 +146,10 @@ def _is_gated_module(info: ClassInfo, step: Value) -> bool:
         else None
     )
     flow = method_flow(inner) if inner is not None else None
-    return flow is not None and any(v.op in ("silu", "runtime.swiglu") for v in flow.values)
+    entry = next((v for v in flow.values if v.op == "param"), None) if flow is not None else None
+    if flow is None or entry is None or inner is None or inner is info:
+        return False
+    return any(_is_gate(value, entry) or _is_gated_module(inner, value) for value in flow.values)
 
 
 def _block(index: FileIndex, info: ClassInfo, attending: set[str]) -> Block | None:
@@ -281,7 +299,15 @@ def _two_products(info: ClassInfo, flow: Flow, steps: list[Value]) -> FeedForwar
     last, activation, first = core
     if not all(s.op == "module" and s.data in known for s in (last, first)) or activation.op not in ACTIVATIONS:
         return None
+    between = steps[steps.index(last) + 1 : steps.index(first)]
+    if any(s.op == "module" for s in between) or _lies_between(steps, activation, first):
+        return None
     return FeedForward(info, flow, "inline", first.data, last.data, first, activation, activation.op)
+
+
+def _lies_between(steps: list[Value], activation: Value, first: Value) -> bool:
+    """Whether anything stands between the first product and its activation."""
+    return steps.index(first) - steps.index(activation) != 1
 
 
 def _sequential_activation(index: FileIndex, value: ast.Call) -> str:
@@ -289,8 +315,6 @@ def _sequential_activation(index: FileIndex, value: ast.Call) -> str:
     if any(not isinstance(arg, ast.Call) for arg in value.args) or value.keywords:
         return ""
     kinds = [index.resolve(arg.func) or "" for arg in value.args if isinstance(arg, ast.Call)]
-    plain = [kind for kind in kinds if kind not in ("torch.nn.Dropout", "torch.nn.Identity")]
+    shape = "".join(_LETTERS.get(kind, "?") for kind in kinds)
     known = {"torch.nn.ReLU": "relu", "torch.nn.GELU": "gelu"}
-    if len(plain) == 3 and plain[0] == plain[2] == "torch.nn.Linear" and kinds[0] == "torch.nn.Linear":
-        return known.get(plain[1], "")
-    return ""
+    return known[kinds[1]] if shape in ("LAL", "LADL", "LALD", "LADLD") else ""

@@ -6,11 +6,22 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.recognise.consumers import Consumer, PositionGroup, base_number, consumers, self_attention, uncovered
+from migrator.recognise.composition import users_of
+from migrator.recognise.consumers import (
+    RETURNED,
+    Consumer,
+    PositionGroup,
+    base_number,
+    consumers,
+    self_attention,
+)
+from migrator.recognise.coverage import handed_in, other_reader, strange_attention, uncovered
 from migrator.recognise.index import Definition, FileIndex
+from migrator.recognise.spelling import parenthesised
 from migrator.recognise.values import Value
 
 Obstacle = tuple[str, str, str]
+_SIMPLE = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr
 
 
 @dataclass(frozen=True)
@@ -24,29 +35,82 @@ class Departure:
     argument: str = ""
 
 
-def keepers(index: FileIndex) -> list[Consumer]:
-    """Consumers that have positions and no attention."""
-    return [consumer for consumer in consumers(index) if not consumer.stacks and consumer.calls]
+def keepers(index: FileIndex) -> Iterator[tuple[Consumer, Obstacle | None]]:
+    """Consumers that have positions and no attention that could carry them, and what makes that doubtful."""
+    for consumer in consumers(index):
+        if not consumer.stacks and consumer.calls:
+            yield consumer, _doubt(index, consumer)
+
+
+def _doubt(index: FileIndex, consumer: Consumer) -> Obstacle | None:
+    """Why the consumer, which attends by nothing that is known, may attend after all."""
+    name = consumer.info.name
+    strange = strange_attention(index, [name], set())
+    if strange is not None:
+        return *strange, "keep the positions, or see the refusal of `attention`"
+    given = handed_in(index, consumer.info)
+    if given:
+        return "foreign-attention", f"whether {name} attends cannot be told: {given}", "keep the positions"
+    holders = [component.owner for component in users_of(index, name)]
+    if consumer.elsewhere == RETURNED and any(strange_attention(index, [h.name], set()) for h in holders):
+        seen = f"{name} does more with its input than to add positions"
+        return "carrier", seen, "let it return the plain sum, and do the rest where it is used"
+    return None
 
 
 def group_obstacle(index: FileIndex, group: PositionGroup) -> Obstacle | None:
     """The first reason why the positions cannot leave: (code, what was seen, remedy)."""
     for consumer in group.consumers:
-        where = f"{consumer.info.name}.{consumer.attribute}"
-        if consumer.elsewhere:
-            remedy = "give the other part a positional encoding of its own"
-            return (
-                "mixed-consumers",
-                f"the positions of {where} do not go to attention alone: {consumer.elsewhere}",
-                remedy,
-            )
-        reader = _other_reader(index, consumer)
-        if reader:
-            return "positions-read", f"{where} is read by {reader}", "remove that use, or keep the positions"
+        obstacle = _of_consumer(index, consumer)
+        if obstacle is not None:
+            return obstacle
+    held = [component.name for consumer in group.consumers for component in consumer.stacks]
+    strange = strange_attention(index, held, set(group.attentions))
+    if strange is not None:
+        return *strange, "see the refusal of `attention`, or keep the positions"
     missing = uncovered(index, group)
     if missing:
         return "uncovered", missing, "use a separate attention class there, or keep the positions"
-    return _bases(index, group) or _attentions(group)
+    return _attentions(group)
+
+
+def _of_consumer(index: FileIndex, consumer: Consumer) -> Obstacle | None:
+    where = f"{consumer.info.name}.{consumer.attribute}"
+    if consumer.elsewhere:
+        seen = f"the positions of {where} do not go to attention alone: {consumer.elsewhere}"
+        remedy = "give the other part an encoding of its own; a residual sum belongs into the class of its sublayer"
+        return "mixed-consumers", seen, remedy
+    reader = other_reader(index, consumer)
+    if reader:
+        return "positions-read", f"{where} is read by {reader}", "remove that use, or keep the positions"
+    for flow, value in consumer.calls:
+        assert isinstance(value.node, ast.Call)
+        if len(value.node.args) + len(value.node.keywords) != 1:
+            seen = f"`{ast.unparse(value.node)}` gives the encoding more than its input"
+            return "offset", seen, "keep the positions, or number them inside the attention"
+        if _is_conditional(flow.function, value.node):
+            return "conditional", f"{where} is added under a condition", "split the two cases into two classes"
+    init = consumer.info.methods["__init__"]
+    if _is_conditional(init, consumer.assignment.value):
+        return "conditional", f"{where} is built under a condition", "split the two cases into two classes"
+    if not _plain(consumer.assignment.statement):
+        return "layout", f"{where} is assigned together with something else", "assign it in a statement of its own"
+    return None
+
+
+def _plain(statement: ast.stmt) -> bool:
+    """`self.name = value` and nothing else."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return len(targets) == 1 and isinstance(targets[0], ast.Attribute)
+
+
+def _is_conditional(function: ast.AST, node: ast.AST) -> bool:
+    """Whether a node of the function is reached only if something else holds."""
+    return any(
+        isinstance(outer, ast.If | ast.IfExp | ast.BoolOp | ast.Try | ast.While | ast.Match)
+        and any(inner is node for inner in ast.walk(outer))
+        for outer in ast.walk(function)
+    )
 
 
 def departures(group: PositionGroup) -> Iterator[Departure]:
@@ -61,14 +125,28 @@ def departures(group: PositionGroup) -> Iterator[Departure]:
 def _of_call(definition: Definition, value: Value) -> Departure:
     node, statement = value.node, value.statement
     assert isinstance(node, ast.Call) and statement is not None
-    argument = definition.source(node.args[0])
-    if isinstance(statement, ast.Assign) and statement.value is node and ast.unparse(statement.targets[0]) == argument:
+    argument = definition.source(node.args[0] if node.args else node.keywords[0].value)
+    targets = [ast.unparse(target) for target in statement.targets] if isinstance(statement, ast.Assign) else []
+    if targets == [argument] and getattr(statement, "value", None) is node:
         return Departure(definition, statement, None, node, argument)
-    return Departure(definition, node, argument, node, argument)
+    replacement = parenthesised(argument) if _binds(statement, node) else argument
+    return Departure(definition, node, replacement, node, argument)
 
 
-def _bases(index: FileIndex, group: PositionGroup) -> Obstacle | None:
-    bases = {base_number(index, consumer) for consumer in group.consumers}
+def _binds(statement: ast.stmt, node: ast.expr) -> bool:
+    """Whether something in the statement takes hold of the node by an operator or a dot."""
+    holders = ast.Attribute | ast.Subscript | ast.BinOp | ast.UnaryOp | ast.Compare | ast.Starred | ast.Await
+    return any(
+        child is node
+        for outer in ast.walk(statement)
+        if isinstance(outer, holders)
+        for child in ast.iter_child_nodes(outer)
+    )
+
+
+def base_obstacle(index: FileIndex, group: PositionGroup) -> Obstacle | None:
+    """Why there is no one base that the group's attentions could take over."""
+    bases = {base_number(index, group, consumer) for consumer in group.consumers}
     if None in bases:
         return "bases", "the base of the sinusoid is not a number that the source says", "write it as a literal"
     if len(bases) > 1:
@@ -81,23 +159,11 @@ def _attentions(group: PositionGroup) -> Obstacle | None:
         for found in held:
             if found.kind == "legacy":
                 return "not-fused", f"the attention of {name} is still spelled out", "see the refusal of `attention`"
+            statement = found.output.statement
+            if _is_conditional(statement or found.node, found.node) or not isinstance(statement, _SIMPLE):
+                seen = f"the attention of {name} stands inside of a larger statement"
+                return "layout", seen, "give its result a name"
             if not self_attention(found):
-                return "cross-attention", f"{name} compares queries and keys of different inputs", "split the two uses"
+                seen = f"{name} makes its queries and its keys from different inputs, or in different ways"
+                return "cross-attention", seen, "keep the positions, or use a class of its own for self-attention"
     return None
-
-
-def _other_reader(index: FileIndex, consumer: Consumer) -> str:
-    """Code that uses the attribute in another way than the consumer's own calls."""
-    calls = {id(value.node.func) for _, value in consumer.calls if isinstance(value.node, ast.Call)}
-    for definition in index.definitions:
-        if consumer.attribute not in definition.text:
-            continue
-        for node in ast.walk(definition.tree):
-            if not (
-                isinstance(node, ast.Attribute) and node.attr == consumer.attribute and isinstance(node.ctx, ast.Load)
-            ):
-                continue
-            own_self = isinstance(node.value, ast.Name) and node.value.id == "self"
-            if id(node) not in calls and not (own_self and definition is not consumer.info.definition):
-                return f"line {definition.line(node)}"
-    return ""

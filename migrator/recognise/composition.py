@@ -6,8 +6,9 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.recognise.index import Assignment, ClassInfo, FileIndex
+from migrator.recognise.index import Assignment, ClassInfo, Definition, FileIndex
 
+_MEASURES = frozenset({"len", "print", "DepthScaledInit"})
 _STACKS = {"torch.nn.Sequential": "sequential", "torch.nn.ModuleList": "list"}
 
 
@@ -46,6 +47,43 @@ def built_outside(index: FileIndex, name: str) -> bool:
     """Whether the file builds the class anywhere but as a component of another one."""
     inside = {id(component.call) for component in users_of(index, name)}
     return any(id(site.call) not in inside for site in index.calls.get(name, []))
+
+
+def family(index: FileIndex, info: ClassInfo) -> list[Definition]:
+    """The class and all that derive from it."""
+    found, todo = [], [info.name]
+    while todo:
+        name = todo.pop()
+        if name in index.classes and index.classes[name].definition not in found:
+            found.append(index.classes[name].definition)
+            todo += index.subclasses.get(name, [])
+    return found
+
+
+def runs(index: FileIndex, info: ClassInfo, attributes: set[str], known: set[int]) -> Iterator[str]:
+    """Where parts of a class are run by anything but the nodes `self.attribute` whose ids are known."""
+    kin = family(index, info)
+    for definition in index.definitions:
+        if any(attribute in definition.text for attribute in attributes):
+            for node in _run_in(definition.tree, attributes):
+                own = isinstance(node.value, ast.Name) and node.value.id == "self"
+                if id(node) not in known and (not own or definition in kin):
+                    yield f"line {definition.line(node)} runs {ast.unparse(node)}"
+
+
+def _run_in(tree: ast.AST, attributes: set[str]) -> Iterator[ast.Attribute]:
+    """`a.b` wherever it is called, looped over, indexed or handed on; not where something of it is read."""
+    read = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr != "forward"}
+    measured = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MEASURES
+        for argument in node.args
+    }
+    for node in ast.walk(tree):
+        loaded = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in read | measured
+        if loaded and isinstance(node, ast.Attribute) and node.attr in attributes:
+            yield node
 
 
 def contains(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> bool:

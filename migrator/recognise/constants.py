@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 
 from migrator.recognise.index import CallSite, ClassInfo, FileIndex
-from migrator.recognise.syntax import FunctionNode, bind, walk_statements
+from migrator.recognise.syntax import FunctionNode, bind, first_parameter, walk_statements
 
 Number = int | float
 _OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
@@ -27,12 +27,24 @@ def init_values(index: FileIndex, info: ClassInfo, expression: ast.expr) -> list
 
     None stands for a way that cannot be told. A class that the file never constructs has no values.
     """
-    return [_evaluate(index, expression, scope) for scope in _init_scopes(index, info, _DEPTH)]
+    spelled_out = _spelled_out(info, expression, _DEPTH)
+    return [_evaluate(index, spelled_out, scope) for scope in _init_scopes(index, info, _DEPTH)]
 
 
 def number(index: FileIndex, expression: ast.expr) -> Number | None:
     """The value of an expression of literals and module constants."""
     return _evaluate(index, expression, {})
+
+
+def _spelled_out(info: ClassInfo, node: ast.expr, depth: int) -> ast.expr:
+    """The expression with what `__init__` assigns in place of `self.name`."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and depth:
+        value = info.attribute(node.attr) if node.value.id == first_parameter(info.methods.get("__init__")) else None
+        return _spelled_out(info, value, depth - 1) if value is not None else node
+    if isinstance(node, ast.BinOp):
+        left, right = (_spelled_out(info, side, depth) for side in (node.left, node.right))
+        return ast.BinOp(left, node.op, right)
+    return node
 
 
 _Scope = Mapping[str, Number | None]

@@ -6,16 +6,24 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from migrator.recognise.attention import Attention, attention_classes
-from migrator.recognise.composition import Component, built_outside, components, contains, reached, users_of
+from migrator.recognise.anatomy import Attention
+from migrator.recognise.attention import attention_classes
+from migrator.recognise.composition import Component, components, contains, reached
 from migrator.recognise.constants import number
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Assignment, ClassInfo, FileIndex
 from migrator.recognise.positions import carriers, encodings
 from migrator.recognise.shapes import symbol
+from migrator.recognise.spelling import bound_in
 from migrator.recognise.syntax import bind
 from migrator.recognise.values import Flow, Value
 
+RETURNED = "they are returned"
+_DEFAULT_BASE = 10000.0  # of the runtime's encoding
+_NUMBERS = frozenset({"add", "attr", "const", "div", "global", "mul", "neg", "pow", "sqrt", "sub"})
+_ROWWISE = _NUMBERS | {"contiguous", "dropout", "float", "param", "phi", "to", "tuple", "unpack"}
+_ROWWISE_MODULES = frozenset(f"torch.nn.{name}" for name in ("Linear", "LayerNorm", "RMSNorm"))
+_SAME_KIND = {"reshape": "view", "permute": "transpose", "swapaxes": "transpose"}
 _PASSING = ("dropout", "contiguous", "identity", "phi")
 
 
@@ -23,15 +31,18 @@ _PASSING = ("dropout", "contiguous", "identity", "phi")
 class Consumer:
     """A class with a position carrier: `attribute` is added to its values in `calls`.
 
-    `stacks` are the attending components that the sums flow into; `elsewhere` tells what else they meet.
+    `stacks` are the attending components that the sums flow into; `positioned` are the ids of the very nodes that name
+    them there; `elsewhere` tells what else the sums meet. `base` is an expression, `base_text` how it is written.
     """
 
     info: ClassInfo
     attribute: str
     assignment: Assignment
     base: ast.expr | None
+    base_text: str
     calls: list[tuple[Flow, Value]]
     stacks: list[Component] = field(default_factory=list)
+    positioned: set[int] = field(default_factory=set)
     elsewhere: str = ""
 
 
@@ -50,9 +61,8 @@ def consumers(index: FileIndex) -> list[Consumer]:
     for info in index.modules.values():
         for attribute, carrier in _carrier_attributes(index, info, known):
             assignment = info.attributes[attribute][0]
-            consumer = Consumer(
-                info, attribute, assignment, _base(index, assignment, carrier), _calls(index, info, attribute)
-            )
+            base, text = _base(info, assignment, carrier)
+            consumer = Consumer(info, attribute, assignment, base, text, _calls(index, info, attribute))
             _follow(index, consumer)
             found.append(consumer)
     return found
@@ -75,27 +85,6 @@ def groups(index: FileIndex) -> list[PositionGroup]:
     return result
 
 
-def uncovered(index: FileIndex, group: PositionGroup) -> str:
-    """Where an attention of the group is used without the group's positions, or ""."""
-    covered = {id(component.call) for consumer in group.consumers for component in consumer.stacks}
-    todo, seen = list(group.attentions), set()
-    while todo:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if built_outside(index, name):
-            return f"{name} is also built outside of these classes"
-        if not users_of(index, name) and name not in {consumer.info.name for consumer in group.consumers}:
-            return f"{name} is not built anywhere in this file"
-        for component in users_of(index, name):
-            if id(component.call) not in covered:
-                if component.owner.name in {consumer.info.name for consumer in group.consumers}:
-                    return f"{component.owner.name}.{component.attribute} attends without the positions"
-                todo.append(component.owner.name)
-    return ""
-
-
 def _carrier_attributes(
     index: FileIndex, info: ClassInfo, known: dict[str, ClassInfo]
 ) -> Iterator[tuple[str, ClassInfo | None]]:
@@ -107,31 +96,39 @@ def _carrier_attributes(
             yield attribute, None
 
 
-def _base(index: FileIndex, assignment: Assignment, carrier: ClassInfo | None) -> ast.expr | None:
-    """The base of the carrier as the consumer's own source gives it."""
+def _base(info: ClassInfo, assignment: Assignment, carrier: ClassInfo | None) -> tuple[ast.expr | None, str]:
+    """The base of the carrier: an expression that means the same anywhere in the file, and its text."""
     if not isinstance(assignment.value, ast.Call):
-        return None
+        return None, ""
     if carrier is None:
-        bound = bind({"base": None}, assignment.value)
-        return bound.get("base") if bound else None
+        return _encoding_base(info, assignment.value)
+    inner, text = next((_encoding_base(carrier, value) for value in _encoding_calls(carrier)), (None, ""))
+    if not isinstance(inner, ast.Name) or inner.id not in carrier.init_parameters:
+        return (inner, text) if isinstance(inner, ast.Constant) else (None, "")
     bound = bind(carrier.init_parameters, assignment.value)
-    name = _base_parameter(carrier)
-    return bound.get(name) if bound and name else None
+    value = bound.get(inner.id) if bound is not None else None
+    if value is None:
+        return None, ""
+    source = carrier if value is carrier.init_parameters[inner.id] else info
+    return value, source.definition.source(value)
 
 
-def _base_parameter(carrier: ClassInfo) -> str:
-    """Which parameter of the carrier's `__init__` is the base of its runtime encoding."""
-    for attribute in encodings(carrier):
+def _encoding_calls(carrier: ClassInfo) -> Iterator[ast.Call]:
+    for attribute in sorted(encodings(carrier)):
         value = carrier.attribute(attribute)
         if isinstance(value, ast.Call):
-            for argument in [*value.args, *(k.value for k in value.keywords)]:
-                if isinstance(argument, ast.Name) and argument.id in carrier.init_parameters:
-                    return argument.id
-                if isinstance(argument, ast.Attribute):
-                    held = carrier.attribute(argument.attr)
-                    if isinstance(held, ast.Name):
-                        return held.id
-    return ""
+            yield value
+
+
+def _encoding_base(info: ClassInfo, call: ast.Call) -> tuple[ast.expr | None, str]:
+    """What `SinusoidalPositionalEncoding(...)` is given, attributes of `self` spelled out."""
+    bound = bind({"base": ast.Constant(_DEFAULT_BASE)}, call)
+    value = bound.get("base") if bound is not None else None
+    if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
+        value = info.attribute(value.attr) if value.value.id == "self" else None
+    if value is None:
+        return None, ""
+    return value, info.definition.source(value) if hasattr(value, "lineno") else repr(_DEFAULT_BASE)
 
 
 def _calls(index: FileIndex, info: ClassInfo, attribute: str) -> list[tuple[Flow, Value]]:
@@ -153,10 +150,11 @@ def _follow(index: FileIndex, consumer: Consumer) -> None:
         while todo:
             one = todo.pop()
             if one in returned:
-                consumer.elsewhere = "they are returned"
+                consumer.elsewhere = RETURNED
             for user in one.users:
                 component = _component(user, held)
                 if component is not None:
+                    consumer.positioned.add(id(_named_by(user)))
                     if component not in consumer.stacks:
                         consumer.stacks.append(component)
                 elif user.op in _PASSING or (user.op == "loop"):
@@ -175,26 +173,56 @@ def _component(user: Value, held: dict[str, Component]) -> Component | None:
     return None
 
 
-def base_number(index: FileIndex, consumer: Consumer) -> float | None:
-    """The base of a consumer's positions, where the source says it."""
-    value = number(index, consumer.base) if consumer.base is not None else None
+def _named_by(user: Value) -> ast.AST | None:
+    """The node `self.attribute` by which a component is run: what is called, or looped over."""
+    if user.op == "call_local":
+        return user.args[0].args[0].node
+    if user.op == "looped":
+        return user.args[3].node
+    return user.node.func if isinstance(user.node, ast.Call) else None
+
+
+def base_number(index: FileIndex, group: PositionGroup, consumer: Consumer) -> float | None:
+    """The base of a consumer's positions, where the source says it and it means the same in the group's classes."""
+    names = {node.id for node in ast.walk(consumer.base) if isinstance(node, ast.Name)} if consumer.base else set()
+    definitions = [consumer.info.definition, *(index.classes[name].definition for name in group.attentions)]
+    if consumer.base is None or any(names & bound_in(definition) for definition in definitions):
+        return None
+    value = number(index, consumer.base)
     return None if value is None else float(value)
 
 
 def self_attention(found: Attention) -> bool:
-    """Whether queries and keys come from one and the same input."""
-    return _sources(found.q) == _sources(found.k) and len(_sources(found.q)) >= 1
+    """Whether queries and keys come from one and the same input, by the same kinds of steps: row i belongs to row i."""
+    one, other = found.q, found.k
+    same = found.owner is not None and _path(found.owner, one) == _path(found.owner, other)
+    return same and _sources(one) == _sources(other) != set()
 
 
 def _sources(value: Value) -> set[object]:
-    seen: set[Value] = set()
-    todo, sources = [value], set()
+    return {symbol(one) for one in _behind(value) if one.op == "param"}
+
+
+def _path(info: ClassInfo, value: Value) -> list[str]:
+    """The kinds of steps that may move or drop rows, in no order."""
+    return sorted({_kind(info, one) for one in _behind(value)} - {""})
+
+
+def _kind(info: ClassInfo, value: Value) -> str:
+    if value.op == "module":
+        made = info.attribute(value.data)
+        name = (info.index.resolve(made.func) or value.data) if isinstance(made, ast.Call) else ""
+        return "" if name in _ROWWISE_MODULES else name
+    return "" if value.op in _ROWWISE else _SAME_KIND.get(value.op, value.op)
+
+
+def _behind(value: Value) -> list[Value]:
+    """The value and all that it is computed from, sizes left aside."""
+    found: list[Value] = []
+    todo = [value]
     while todo:
         one = todo.pop()
-        if one in seen or one.op in ("size", "shape"):
-            continue
-        seen.add(one)
-        if one.op == "param":
-            sources.add(symbol(one))
-        todo.extend(one.operands())
-    return sources
+        if one not in found and one.op not in ("size", "shape"):
+            found.append(one)
+            todo.extend(one.operands())
+    return found

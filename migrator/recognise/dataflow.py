@@ -7,12 +7,12 @@ A function body is run once on symbols. Names disappear, assignments and tuples 
 from __future__ import annotations
 
 import ast
-from typing import Any
 
+from migrator.recognise.expressions import Expressions
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
-from migrator.recognise.operations import BINARY, COMPARE, FUNCTIONS, HARMLESS, METHODS, MODULES
-from migrator.recognise.syntax import FunctionNode, as_load, first_parameter, imported_names, stored_names
-from migrator.recognise.values import Flow, Store, Value, roots
+from migrator.recognise.operations import BINARY, HARMLESS
+from migrator.recognise.syntax import FunctionNode, as_load, imported_names, stored_names
+from migrator.recognise.values import Flow, Store, Value
 
 
 def flow_of(index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None = None) -> Flow:
@@ -30,19 +30,8 @@ def method_flow(info: ClassInfo, name: str = "forward") -> Flow | None:
     return flow_of(info.index, info.definition, method, info) if method else None
 
 
-class _Interpreter:
-    def __init__(
-        self, index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None
-    ) -> None:
-        self.index = index
-        self.names: dict[str, Value] = {}
-        is_method = owner is not None and not any(
-            isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list
-        )
-        self_name = first_parameter(function) if is_method else ""
-        self.flow = Flow(function, owner, definition, self_name)
-        self.statement: ast.stmt = function
-        self.around: ast.stmt | None = None
+class _Interpreter(Expressions):
+    """Runs statements: a method for each kind, `forget` for the rest."""
 
     def run(self) -> Flow:
         spec = self.flow.function.args
@@ -51,18 +40,6 @@ class _Interpreter:
                 self.names[arg.arg] = self.new("param", data=arg.arg)
         self.block(self.flow.function.body)
         return self.flow
-
-    def new(
-        self,
-        op: str,
-        *args: Value,
-        node: ast.expr | None = None,
-        data: Any = None,
-        keywords: dict[str, Value] | None = None,
-    ) -> Value:
-        value = Value(op, args, keywords or {}, data, node, self.statement)
-        self.flow.values.append(value)
-        return value
 
     # --- statements -------------------------------------------------------------------------------------------
 
@@ -141,13 +118,16 @@ class _Interpreter:
                 names[name] = self.new("phi", condition, *sides)
         return names
 
-    def do_For(self, statement: ast.For) -> None:
-        source = self.expression(statement.iter)
+    def do_For(self, statement: ast.For | ast.While) -> None:
+        source = self.expression(statement.iter) if isinstance(statement, ast.For) else self.new("opaque")
         changed = {name for name in stored_names(statement.body) if name in self.names}
         entering = {name: self.names[name] for name in changed}
         for name in changed:
             self.names[name] = self.new("loop", self.names[name], data=name)
-        self.bind(statement.target, self.new("element", source, node=statement.iter), statement)
+        if isinstance(statement, ast.For):
+            self.bind(statement.target, self.new("element", source, node=statement.iter), statement)
+        else:
+            self.expression(statement.test)
         heads = {name: self.names[name] for name in changed}
         start = dict(self.names)
         self.block(statement.body)
@@ -161,8 +141,33 @@ class _Interpreter:
                 body = self.names.get(name) or heads[name]
                 self.names[name] = self.new("looped", entering[name], heads[name], body, source)
 
-    def do_While(self, statement: ast.While) -> None:
-        self.forget([statement])
+    do_While = do_For
+
+    def do_Try(self, statement: ast.Try) -> bool:
+        """A handler knows no more than that the body ran in part."""
+        start = dict(self.names)
+        through = self.block([*statement.body, *statement.orelse])
+        ends = [self.names] if through else []
+        raised = self.unsure(start, self.names)
+        for handler in statement.handlers:
+            self.names = dict(raised)
+            if handler.name:
+                self.names[handler.name] = self.new("opaque")
+            if self.block(handler.body):
+                ends.append(self.names)
+        self.statement = statement
+        self.names = ends[0] if ends else raised
+        for other in ends[1:]:
+            self.names = self.meet(self.new("opaque"), self.names, other)
+        return self.block(statement.finalbody) and bool(ends)
+
+    def unsure(self, start: dict[str, Value], end: dict[str, Value]) -> dict[str, Value]:
+        """What names stand for somewhere between two places."""
+        names = dict(start)
+        for name, value in end.items():
+            if start.get(name) is not value:
+                names[name] = self.new("opaque", *([start[name]] if name in start else []), value)
+        return names
 
     def do_With(self, statement: ast.With) -> bool:
         for item in statement.items:
@@ -219,180 +224,3 @@ class _Interpreter:
             changed = self.new("setitem", old, value, data=target.slice)
             self.overwrite(old, changed)
             self.flow.stores.append(Store("item", ast.unparse(target.value), changed, statement))
-
-    # --- expressions ------------------------------------------------------------------------------------------
-
-    def expression(self, node: ast.expr) -> Value:
-        handler = getattr(self, f"see_{type(node).__name__}", None)
-        value: Value = handler(node) if handler is not None else self.opaque(node)
-        return value
-
-    def opaque(self, node: ast.expr) -> Value:
-        value = self.new("opaque", *self.inside(node), node=node)
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.NamedExpr):
-                self.names[inner.target.id] = self.new("opaque")
-        return value
-
-    def inside(self, node: ast.AST) -> list[Value]:
-        """What the names that are read anywhere in a node stand for."""
-        read = [name.id for name in ast.walk(node) if isinstance(name, ast.Name)]
-        return [self.names[name] for name in read if name in self.names]
-
-    def see_NamedExpr(self, node: ast.NamedExpr) -> Value:
-        value = self.expression(node.value)
-        self.names[node.target.id] = value
-        return value
-
-    def see_Name(self, node: ast.Name) -> Value:
-        if node.id in self.names:
-            return self.names[node.id]
-        return self.new("global", node=node, data=self.index.resolve(node))
-
-    def see_Constant(self, node: ast.Constant) -> Value:
-        return self.new("const", node=node, data=node.value)
-
-    def see_Attribute(self, node: ast.Attribute) -> Value:
-        path = self.self_path(node)
-        if path is not None:
-            return self.new("attr", node=node, data=path)
-        root = node.value
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if isinstance(root, ast.Name) and root.id not in self.names:
-            return self.new("global", node=node, data=self.index.resolve(node))
-        base = self.expression(node.value)
-        if node.attr in ("T", "mT"):
-            return self.new("transpose", base, self.new("const", data=-2), self.new("const", data=-1), node=node)
-        return self.new("shape" if node.attr == "shape" else "getattr", base, node=node, data=node.attr)
-
-    def self_path(self, node: ast.expr) -> str | None:
-        """`a.b` for `self.a.b`."""
-        names: list[str] = []
-        while isinstance(node, ast.Attribute):
-            names.append(node.attr)
-            node = node.value
-        if names and isinstance(node, ast.Name) and node.id == self.flow.self_name and node.id not in self.names:
-            return ".".join(reversed(names))
-        return None
-
-    def see_Tuple(self, node: ast.Tuple | ast.List) -> Value:
-        if any(isinstance(element, ast.Starred) for element in node.elts):
-            return self.opaque(node)
-        return self.new("tuple", *(self.expression(element) for element in node.elts), node=node)
-
-    see_List = see_Tuple
-
-    def see_BinOp(self, node: ast.BinOp) -> Value:
-        op = BINARY.get(type(node.op), "opaque")
-        return self.new(op, self.expression(node.left), self.expression(node.right), node=node)
-
-    def see_UnaryOp(self, node: ast.UnaryOp) -> Value:
-        operand = self.expression(node.operand)
-        if isinstance(node.op, ast.USub):
-            if operand.op == "const" and isinstance(operand.data, int | float):
-                return self.new("const", node=node, data=-operand.data)
-            return self.new("neg", operand, node=node)
-        return self.new("not" if isinstance(node.op, ast.Not | ast.Invert) else "opaque", operand, node=node)
-
-    def see_Compare(self, node: ast.Compare) -> Value:
-        if len(node.ops) != 1:
-            return self.opaque(node)
-        left, right = self.expression(node.left), self.expression(node.comparators[0])
-        return self.new(COMPARE[type(node.ops[0])], left, right, node=node)
-
-    def see_BoolOp(self, node: ast.BoolOp) -> Value:
-        op = "and" if isinstance(node.op, ast.And) else "or"
-        return self.new(op, *(self.expression(value) for value in node.values), node=node)
-
-    def see_IfExp(self, node: ast.IfExp) -> Value:
-        condition = self.expression(node.test)
-        return self.new("phi", condition, self.expression(node.body), self.expression(node.orelse), node=node)
-
-    def see_Subscript(self, node: ast.Subscript) -> Value:
-        base = self.expression(node.value)
-        index = node.slice
-        position = index.value if isinstance(index, ast.Constant) else None
-        if base.op == "tuple" and isinstance(position, int) and position < len(base.args):
-            return base.args[position]
-        if base.op == "shape":
-            return self.new("size", base.args[0], self.expression(index), node=node)
-        return self.new("getitem", base, *self.inside(index), node=node, data=index)
-
-    def see_Call(self, node: ast.Call) -> Value:
-        if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
-            return self.opaque(node)
-        path = self.self_path(node.func)
-        called = self.callee(node.func) if path is None else None
-        receiver = called[1] if called else []
-        args = [*receiver, *(self.expression(arg) for arg in node.args)]
-        keywords = {k.arg: self.expression(k.value) for k in node.keywords if k.arg}
-        if path is not None:
-            return self.submodule(node, path, args, keywords)
-        assert called is not None
-        op, data = called[0], called[2]
-        if op == "float":
-            return self.float_of(node, args)
-        value = self.new(op, *args, node=node, data=data, keywords=keywords)
-        in_place = isinstance(data, str) and data.endswith("_") and not data.endswith("__")
-        inside = keywords.get("inplace")
-        if args and (in_place or (inside is not None and not inside.is_const(False))):
-            self.overwrite(args[0], value)
-        if "out" in keywords:
-            self.overwrite(keywords["out"], value)
-        return value
-
-    def overwrite(self, old: Value, new: Value) -> None:
-        """x.mul_(...) and x[...] = y change what all names of x and of its views stand for."""
-        memory = roots(old)
-        for name, held in self.names.items():
-            if held is old:
-                self.names[name] = new
-            elif held is not new and memory & roots(held):
-                self.names[name] = self.new("opaque", held)
-
-    def callee(self, func: ast.expr) -> tuple[str, list[Value], Any]:
-        """(op, receiver, data) of a call that is no submodule's."""
-        if isinstance(func, ast.Name) and func.id in self.names:
-            return "call_local", [self.names[func.id]], func.id
-        name = self.index.resolve(func) if self.is_global(func) else None
-        if name is not None:
-            return FUNCTIONS.get(name, "float" if name == "float" else "call"), [], name
-        if isinstance(func, ast.Attribute):
-            return METHODS.get(func.attr, "method"), [self.expression(func.value)], func.attr
-        return "opaque", [self.expression(func)], None
-
-    def is_global(self, node: ast.expr) -> bool:
-        while isinstance(node, ast.Attribute):
-            node = node.value
-        return isinstance(node, ast.Name) and node.id not in self.names and node.id != self.flow.self_name
-
-    def submodule(self, node: ast.Call, path: str, args: list[Value], keywords: dict[str, Value]) -> Value:
-        """A call of `self.path`: of a parameter-free module its operation, of a tensor attribute its method."""
-        owner = self.flow.owner
-        assigned = owner.attribute(path) if owner is not None else None
-        if isinstance(assigned, ast.Call):
-            op = MODULES.get(self.index.resolve(assigned.func) or "")
-            if op is not None:
-                dim = next((k.value for k in assigned.keywords if k.arg == "dim"), None)
-                dim = dim or next(iter(assigned.args), None)
-                if op == "softmax" and dim is not None:
-                    keywords = {**keywords, "dim": self.expression(dim)}
-                return self.new(op, *args, node=node, data=f"self.{path}", keywords=keywords)
-        base, _, method = path.rpartition(".")
-        if base and method in METHODS and not (owner is not None and method in owner.methods):
-            root = node.func
-            assert isinstance(root, ast.Attribute)
-            receiver = self.new("attr", node=root.value, data=base)
-            return self.new(METHODS[method], receiver, *args, node=node, data=method, keywords=keywords)
-        if owner is not None and path in owner.methods:
-            return self.new("self_call", *args, node=node, data=path, keywords=keywords)
-        return self.new("module", *args, node=node, data=path, keywords=keywords)
-
-    def float_of(self, node: ast.Call, args: list[Value]) -> Value:
-        if len(args) == 1 and args[0].op == "const" and isinstance(args[0].data, str | int | float):
-            try:
-                return self.new("const", node=node, data=float(args[0].data))
-            except ValueError:
-                pass
-        return self.new("to", *args, node=node)

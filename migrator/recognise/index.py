@@ -7,6 +7,7 @@ what changed is parsed again, everything else, with what was found out about it,
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -193,14 +194,16 @@ class FileIndex:
 
     @cached_property
     def constants(self) -> dict[str, ast.expr]:
-        """Module-level names that are assigned exactly once."""
+        """Module-level names that are assigned exactly once, and by nothing else."""
         table: dict[str, list[ast.expr]] = {}
+        bound = Counter(name for definition in self.definitions for name in _bound_at_top(definition))
+        bound.update(name for definition in self.definitions for name in _globals_of(definition))
         for definition in self.definitions:
             if isinstance(definition.tree, ast.Assign):
                 for target in definition.tree.targets:
                     if isinstance(target, ast.Name):
                         table.setdefault(target.id, []).append(definition.tree.value)
-        return {name: values[0] for name, values in table.items() if len(values) == 1}
+        return {name: values[0] for name, values in table.items() if len(values) == 1 and bound[name] == 1}
 
     @cached_property
     def subclasses(self) -> dict[str, list[str]]:
@@ -330,6 +333,13 @@ def _bound_at_top(definition: Definition) -> set[str]:
         definition.memo["bound at top"] = names
     bound: set[str] = definition.memo["bound at top"]
     return bound
+
+
+def _globals_of(definition: Definition) -> set[str]:
+    """Module-level names that a function of the definition may assign."""
+    if "global " not in definition.text:
+        return set()
+    return {name for node in ast.walk(definition.tree) if isinstance(node, ast.Global) for name in node.names}
 
 
 def _calls_of(definition: Definition) -> list[tuple[str, ast.Call, tuple[FunctionNode, ...]]]:

@@ -17,15 +17,19 @@ def unneeded(flow: Flow, replaced: Value, kept: Iterable[Value]) -> list[ast.stm
     return _Sweep(flow, replaced, set(kept)).run()
 
 
+_SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
+
+
 class _Sweep:
     def __init__(self, flow: Flow, replaced: Value, kept: set[Value]) -> None:
         self.flow, self.kept = flow, kept
-        self.inside = _subtree(flow, replaced)
+        self.inside = written_in(flow, replaced)
         self.dead: set[ast.stmt] = set()
         self.fixed = {value for value, _ in flow.returns} | {store.value for store in flow.stores}
         self.fixed -= {replaced}
         self.served = _operands(replaced)
         self.statement = replaced.statement
+        self.captured = _captured(flow.function)
 
     def run(self) -> list[ast.stmt]:
         statements = list(walk_statements(self.flow.function.body))
@@ -47,8 +51,12 @@ class _Sweep:
             return all(s in self.dead or isinstance(s, ast.Pass) for s in inner) and any(s in self.dead for s in inner)
         if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
             return False
+        if any(isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom) for node in ast.walk(statement)):
+            return False
         values = self.flow.assigned.get(statement, [])
         if not values or not all(_assigns_names(target) for target in _targets(statement)):
+            return False
+        if any(isinstance(node, ast.Name) and node.id in self.captured for node in ast.walk(statement)):
             return False
         return any(value in self.served for value in values) and not any(self.lives(value) for value in values)
 
@@ -70,12 +78,18 @@ class _Sweep:
         return user.statement not in self.dead
 
 
-def _subtree(flow: Flow, value: Value) -> set[Value]:
+def written_in(flow: Flow, value: Value) -> set[Value]:
     """The value and everything written inside its own expression."""
     if value.node is None:
         return {value}
     nodes = {id(node) for node in ast.walk(value.node)}
     return {v for v in flow.values if v.node is not None and id(v.node) in nodes}
+
+
+def _captured(function: ast.AST) -> set[str]:
+    """Names that nested functions may read, whenever they are called."""
+    scopes = (node for node in ast.walk(function) if node is not function and isinstance(node, _SCOPES))
+    return {node.id for scope in scopes for node in ast.walk(scope) if isinstance(node, ast.Name)}
 
 
 def _operands(value: Value) -> set[Value]:

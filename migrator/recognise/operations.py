@@ -153,6 +153,9 @@ MODULES = {
     "torch.nn.Identity": "identity",
 }
 
+# Modules with parameters whose result has as many dimensions as their input.
+KEEP_RANK = frozenset({"torch.nn.Linear", "torch.nn.LayerNorm", "torch.nn.RMSNorm", "torch.nn.Conv1d"})
+
 BINARY: dict[type[ast.operator], str] = {
     ast.Add: "add",
     ast.Sub: "sub",

@@ -24,12 +24,14 @@ _POINTS = ((0, 0, 4), (1, 0, 4), (1, 1, 4), (3, 2, 6), (7, 5, 6), (11, 4, 7), (2
 class Sinusoid:
     """`x + table(x.size(1), x.size(2))` in a method of `owner`; `base` is an attribute path or a number.
 
-    `same_rounding` tells whether the runtime computes the table in the very same order of operations.
+    `same_rounding` tells whether the runtime computes the table in the very same order of operations. `term` is the
+    table. `total.node` is None for `x += table`.
     """
 
     owner: ClassInfo
     flow: Flow
     x: Value
+    term: Value
     total: Value
     base: str | float
     same_rounding: bool
@@ -49,7 +51,7 @@ def sinusoids(index: FileIndex) -> list[Sinusoid]:
 
 def carriers(index: FileIndex) -> dict[str, ClassInfo]:
     """Classes whose whole forward is to add sinusoidal positions to their input."""
-    added = {id(one.total): one for one in sinusoids(index)}
+    added = {id(one.total) for one in sinusoids(index) if one.total.node is not None}
     table: dict[str, ClassInfo] = {}
     for info in index.modules.values():
         forward = info.methods.get("forward")
@@ -80,12 +82,12 @@ def _may_carry(info: ClassInfo) -> bool:
 def _in_flow(info: ClassInfo, flow: Flow) -> list[Sinusoid]:
     found: list[Sinusoid] = []
     for value in flow.of("add"):
-        if value.node is None or len(value.args) != 2:
+        if len(value.args) != 2 or value.keywords:
             continue
         for x, term in (value.args, value.args[::-1]):
             base = _base(x, term)
             if base is not None:
-                found.append(Sinusoid(info, flow, x, value, base, _same_rounding(x, term, base)))
+                found.append(Sinusoid(info, flow, x, term, value, base, _same_rounding(term)))
                 break
     return found
 
@@ -164,9 +166,9 @@ class _Grid:
         return float(self.row if axis == -2 else self.column)
 
     def operation(self, value: Value) -> float:
+        if value.op in ("to", "float") and value.args:
+            return self.evaluate(value.args[0])
         args = [self.evaluate(arg) for arg in value.args]
-        if value.op in ("to", "float"):
-            return args[0]
         function = _FUNCTIONS.get(value.op)
         if function is None or len(args) != function[0] or (value.op in ("add", "sub") and "alpha" in value.keywords):
             raise _Unknown
@@ -190,10 +192,11 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., float]]] = {
 }
 
 
-def _same_rounding(x: Value, term: Value, base: str | float) -> bool:
-    """Whether the term is sin(u / base ** ((j - k) / C) + pi / 2 * k) operation by operation."""
+def _same_rounding(term: Value) -> bool:
+    """Whether the term is sin(u / base ** ((j - k) / C) + pi / 2 * k) operation by operation, in the default dtype."""
     term = strip(term)
-    if term.op != "sin":
+    aranges = [value for value in _operands(term) if value.op == "arange"]
+    if term.op != "sin" or any(value.keywords.keys() - {"device"} for value in aranges):
         return False
     angle = strip(term.args[0])
     if angle.op != "add":

@@ -96,16 +96,29 @@ def scaled_by(info: ClassInfo, attribute: str) -> str:
     return ""
 
 
+_INITIALISERS = ("apply", "init_weights", "_init_weights", "reset_parameters", "_reset_parameters")
+
+
 def own_initialisation(info: ClassInfo) -> str:
     """What in `__init__` sets initial values of the whole model: `.apply(...)`, a walk over parameters or modules."""
     init = info.methods.get("__init__")
     for node in ast.walk(init) if init is not None else ():
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr in ("apply", "init_weights", "_init_weights", "reset_parameters", "_reset_parameters"):
-                return f"self.{node.func.attr}(...)"
-            if node.func.attr in ("parameters", "named_parameters", "modules", "named_modules"):
-                return f"a loop over {node.func.attr}()"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _INITIALISERS:
+            return f"self.{node.func.attr}(...)"
+    for node in ast.walk(init) if init is not None else ():
+        if isinstance(node, ast.For) and any(_changes_values(statement) for statement in node.body):
+            for walk in ("named_parameters", "parameters", "named_modules", "modules"):
+                if f".{walk}()" in ast.unparse(node.iter):
+                    return f"a loop over {walk}()"
     return ""
+
+
+def _changes_values(statement: ast.stmt) -> bool:
+    """Whether it calls anything that ends in `_`, as whatever changes a tensor in place does, or stores to `.data`."""
+    calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    names = [func.attr if isinstance(func, ast.Attribute) else ast.unparse(func) for func in calls]
+    stored = [node.attr for node in ast.walk(statement) if isinstance(node, ast.Attribute)]
+    return any(name.endswith("_") and name != "requires_grad_" or "init" in name for name in names) or "data" in stored
 
 
 def embeddings_into(index: FileIndex, stack: Stack) -> Iterator[tuple[str, ast.stmt, str]]:
@@ -117,10 +130,38 @@ def embeddings_into(index: FileIndex, stack: Stack) -> Iterator[tuple[str, ast.s
             continue
         if any(k.arg in ("padding_idx", "_weight") for k in value.keywords) or len(value.args) > 2:
             continue
-        if _flows_into(name, stack.entry):
+        if _flows_into(name, stack.entry) and not _initialised(owner, name):
             nn = ast.unparse(value.func).rpartition(".")[0]
             normal = f"{nn}.init.normal_" if nn else "torch.nn.init.normal_"
             yield name, owner.attributes[name][0].statement, f"{normal}(self.{name}.weight, std=0.02)"
+
+
+def _initialised(owner: ClassInfo, attribute: str) -> bool:
+    """Whether `__init__` hands `self.attribute.weight` to some function, or calls a method of it."""
+    calls = [node for node in ast.walk(owner.methods["__init__"]) if isinstance(node, ast.Call)]
+    parts = [part for call in calls for part in [call.func, *call.args, *(k.value for k in call.keywords)]]
+    return any(f"self.{attribute}.weight" in ast.unparse(part) for part in parts)
+
+
+def replaced_output(index: FileIndex, stack: Stack, outputs: tuple[str, ...]) -> str:
+    """The target of an assignment that puts another tensor or module into the place of a residual output."""
+    suffixes = {path[at:] for path in outputs for at in range(len(path)) if at == 0 or path[at - 1] == "."}
+    suffixes |= {suffix.rpartition(".weight")[0] for suffix in suffixes} - {""}
+    for definition in index.definitions:
+        for node in ast.walk(definition.tree) if "." in definition.text else ():
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                text = ast.unparse(target)
+                owner, _, path = text.partition(".")
+                if isinstance(target, ast.Attribute) and _replaces(owner, path, suffixes):
+                    return text
+    return ""
+
+
+def _replaces(owner: str, path: str, suffixes: set[str]) -> bool:
+    """`block.ff.weight`, `self.blocks[0].ff` or `self.ff.weight`, but not `self.ff`, which builds it."""
+    if owner == "self" and "." not in path:
+        return False
+    return any(path == suffix or path.endswith(f".{suffix}") for suffix in suffixes - {"weight"})
 
 
 def _flows_into(attribute: str, entry: Value) -> bool:

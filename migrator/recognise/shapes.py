@@ -81,9 +81,15 @@ def last_sizes(value: Value) -> set[Symbol]:
     return known
 
 
-def rank(value: Value) -> int | None:
+def rank(value: Value, depth: int = 16) -> int | None:
     """Number of dimensions, where it can be read off."""
     value = strip(value)
+    shapes = [user for user in value.users if _is_whole_shape(user)]
+    places = [int(user.data) for shape in shapes for user in shape.users if user.op == "unpack"]
+    if places:  # b, t, c = x.shape
+        return max(places) + 1
+    if depth == 0:
+        return None
     letters = einsum_of(value)
     if letters is not None:
         return len(letters[0].output)
@@ -91,11 +97,34 @@ def rank(value: Value) -> int | None:
         return len(value.args) - 1
     if value.op == "permute":
         return len(value.args) - 1
-    if value.op in ("transpose", "div", "mul", "masked_fill", "softmax", "dropout", "matmul", "phi"):
-        ranks = [rank(arg) for arg in value.args[1 if value.op == "phi" else 0 :]]
+    if value.op == "bmm":
+        return 3
+    if value.op in ("unpack", "getitem"):
+        return _rank_of_part(value, depth)
+    if value.op in ("transpose", "softmax", "dropout", "masked_fill") or value.keeps_rank:
+        return rank(value.args[0], depth - 1)
+    if value.op in ("div", "mul", "add", "matmul", "phi"):
+        ranks = [rank(arg, depth - 1) for arg in value.args[1 if value.op == "phi" else 0 :]]
         found = [r for r in ranks if r is not None]
         return max(found) if found else None
     return None
+
+
+def _is_whole_shape(value: Value) -> bool:
+    return value.op in ("shape", "size") and len(value.args) == 1 and not value.keywords
+
+
+def _rank_of_part(value: Value, depth: int) -> int | None:
+    """Of `q` in `q, k, v = x.chunk(3, -1)`, and of one of the tensors that `unbind` or an index gives."""
+    inner = value.args[0]
+    if value.op == "unpack" and inner.op in ("chunk", "split") and inner.args:
+        return rank(inner.args[0], depth - 1)
+    whole = inner.args[0] if value.op == "unpack" and inner.op == "unbind" and inner.args else inner
+    single = value.op == "getitem" and isinstance(value.data, ast.Constant) and isinstance(value.data.value, int)
+    if not single and whole is inner:
+        return None
+    dims = rank(whole, depth - 1)
+    return None if dims is None else dims - 1
 
 
 def is_axis(value: Value | None, axis: int, of: Value) -> bool:
@@ -108,15 +137,15 @@ def is_axis(value: Value | None, axis: int, of: Value) -> bool:
     return dims is not None and value.data - dims == axis
 
 
-def swaps_last_two(value: Value) -> bool:
-    """Whether the value is `tensor.transpose(-2, -1)` in any spelling."""
+def swaps_last_two(value: Value, dims: int | None = None) -> bool:
+    """Whether the value is `tensor.transpose(-2, -1)` in any spelling; `dims` is its rank, if known from elsewhere."""
     if value.op == "permute" and _constants(value.args[1:]):
-        order = [arg.data for arg in value.args[1:]]
+        order = [arg.data % (len(value.args) - 1) for arg in value.args[1:]]
         return order == [*range(len(order) - 2), len(order) - 1, len(order) - 2]
     if value.op != "transpose" or len(value.args) != 3 or not _constants(value.args[1:]):
         return False
     axes = {arg.data for arg in value.args[1:]}
-    dims = rank(value.args[0])
+    dims = dims or rank(value.args[0])
     return axes == {-1, -2} or (dims is not None and {a % dims for a in axes} == {dims - 1, dims - 2})
 
 
@@ -150,6 +179,8 @@ def _indexed_axis(index: ast.expr) -> int | None:
         else "other"
         for item in items
     ]
+    if "slice" not in kinds:
+        kinds.append("slice")  # `[None]` is `[None, :]`
     if "other" in kinds or kinds.count("slice") != 1:
         return None
     return kinds.index("slice") - len(kinds)

@@ -13,28 +13,32 @@ LINE_LIMIT = 100
 def runtime_name(index: FileIndex, name: str) -> tuple[str, Import]:
     """What to call a runtime object in this file, and the import that this needs.
 
-    `attention`, or `runtime.attention` where the file uses that word for something of its own.
+    `attention`, or `runtime.attention` where the file uses that word for something of its own, or another name still.
     """
     for local, dotted in index.imports.items():
-        if dotted == f"runtime.{name}":
-            return local, Import("runtime", name)
-    if name in bound_names(index):
+        if dotted == f"runtime.{name}" and local not in index.shadowed:
+            return local, Import("runtime", name if local == name else f"{name} as {local}")
+    taken = bound_names(index)
+    if name not in taken:
+        return name, Import("runtime", name)
+    if "runtime" not in taken or index.imports.get("runtime") == "runtime":
         return f"runtime.{name}", Import("runtime")
-    return name, Import("runtime", name)
+    alias = next(f"runtime_{name}{'_' * n}" for n in range(9) if f"runtime_{name}{'_' * n}" not in taken)
+    return alias, Import("runtime", f"{name} as {alias}")
 
 
 def bound_names(index: FileIndex) -> set[str]:
     """Every name that anything in the file binds, at any level."""
     names: set[str] = set()
     for definition in index.definitions:
-        names |= _bound(definition)
+        names |= bound_in(definition)
     return names
 
 
 def free_name(index: FileIndex, definition: Definition, *wishes: str) -> str:
     """The first of the wishes that is neither bound inside the definition nor at module level."""
     module = {*index.imports, *index.classes, *index.functions, *index.constants}
-    taken = _bound(definition) | module
+    taken = bound_in(definition) | module
     return next((name for name in wishes if name not in taken), f"{wishes[-1]}_")
 
 
@@ -50,13 +54,16 @@ def call(function: str, arguments: list[str], *, prefix: str = "", suffix: str =
     return f"{prefix}{function}(\n{body}){suffix}"
 
 
-def parenthesised(node: ast.expr, text: str) -> str:
-    """`text` of `node`, in parentheses unless it binds as tightly as a name."""
-    tight = ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Constant
-    return text if isinstance(node, tight) else f"({text})"
+def parenthesised(text: str, *bare: type[ast.expr]) -> str:
+    """An expression in parentheses, unless it binds as tightly as a name or is of a kind that may stay `bare`."""
+    node = ast.parse(f"({text}\n)", mode="eval").body
+    tight = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, *bare)
+    negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    return text if isinstance(node, tight) and not negated else f"({text})"
 
 
-def _bound(definition: Definition) -> set[str]:
+def bound_in(definition: Definition) -> set[str]:
+    """Every name that is bound inside a definition, its own name included."""
     if "bound" not in definition.memo:
         names: set[str] = set()
         for node in ast.walk(definition.tree):

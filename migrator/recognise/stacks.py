@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from migrator.recognise.blocks import Block, blocks, norms
+from migrator.recognise.blocks import NORMS, Block, blocks, norms
 from migrator.recognise.composition import Component, components, users_of
-from migrator.recognise.dataflow import flow_of
+from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.runs import members, obstacle_of
 from migrator.recognise.values import Flow, Value, strip
 
 _PASSING = ("dropout", "contiguous", "identity", "view", "reshape", "transpose", "permute", "getitem", "to", "float")
@@ -18,7 +19,9 @@ _PASSING = ("dropout", "contiguous", "identity", "view", "reshape", "transpose",
 class Stack:
     """The blocks in `component`, run by a method of `owner`: `result` is what the last block gives out.
 
-    `statement` computes it. `normed` says what normalises the result, or is empty.
+    `statement` computes it. `normed` says what normalises the result, or is empty. `obstacle` is the (code, what was
+    seen, remedy) that keeps the stack from being one run of one kind of block; `chained` names the attribute of the
+    stack that goes on with the result, or that the entry comes from; `last` tells whether no stack goes on with it.
     """
 
     owner: ClassInfo
@@ -29,6 +32,9 @@ class Stack:
     result: Value
     statement: ast.stmt
     normed: str
+    obstacle: tuple[str, str, str] | None = None
+    chained: str = ""
+    last: bool = True
 
 
 def stacks(index: FileIndex) -> list[Stack]:
@@ -38,15 +44,27 @@ def stacks(index: FileIndex) -> list[Stack]:
     for info in index.modules.values():
         if info.name in known:
             continue
-        for component in components(info):
-            if component.name in known:
-                stack = _stack(index, info, component, known[component.name])
-                if stack is not None:
-                    found.append(stack)
+        attributes = {c.attribute: c for c in reversed(components(info)) if c.name in known}
+        own = [_stack(index, info, component, known[component.name]) for component in reversed(attributes.values())]
+        _chain(own)
+        found.extend(own)
     return found
 
 
-def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block) -> Stack | None:
+def norm_of_their_own(block: Block) -> str:
+    """The class of the norms in front of the sublayers, if it is not torch's."""
+    for sublayer in block.sublayers:
+        first = sublayer.steps[-1] if sublayer.steps else None
+        value = block.info.attribute(first.data) if first is not None and first.op == "module" else None
+        if isinstance(value, ast.Call) and first is not None and first.data not in norms(block.info):
+            name = ast.unparse(value.func)
+            if "norm" in name.lower():
+                return name
+    return ""
+
+
+def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block) -> Stack:
+    runs: list[tuple[Flow, Value, Value, ast.stmt]] = []
     for name, method in info.methods.items():
         if name == "__init__":
             continue
@@ -54,17 +72,46 @@ def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block
         for value in flow.values:
             entry = _entry(value, component)
             if entry is not None and value.statement is not None:
-                return Stack(
-                    info, component, block, flow, entry, value, value.statement, _normed(index, info, flow, value)
-                )
-    return None
+                runs.append((flow, entry, value, value.statement))
+    if not runs:
+        unknown = Value("opaque")
+        flow = flow_of(index, info.definition, info.methods["__init__"], info)
+        runs.append((flow, unknown, unknown, component.assignment.statement))
+    flow, entry, result, statement = runs[0]
+    norms_after = [_normed_inside(component) or _normed(index, info, flow, value) for flow, _, value, _ in runs]
+    obstacle = obstacle_of(component, flow.function, statement, sum(value.op != "opaque" for _, _, value, _ in runs))
+    normed = norms_after[0] if all(norms_after) else ""
+    if not normed and obstacle is None and _given_out(flow, result) and any(_after_holders(index, info, 4)):
+        seen = f"some of the classes that hold {info.name} normalise its output, others do not"
+        obstacle = "one-of-several", seen, f"give {info.name} the norm, and take it from those that hold it"
+    return Stack(info, component, block, flow, entry, result, statement, normed, obstacle)
+
+
+def _chain(own: list[Stack]) -> None:
+    """Note which stacks of one class go on with what another one gave out."""
+    for first in own:
+        reached = _passed_on(first.result)
+        for second in own:
+            if second is not first and second.entry in reached:
+                first.chained, first.last, second.chained = second.component.attribute, False, first.component.attribute
+
+
+def _passed_on(value: Value) -> set[Value]:
+    seen: set[Value] = set()
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if one not in seen and one.op != "opaque":
+            seen.add(one)
+            todo.extend(user for user in one.users if user.op in _PASSING)
+    return seen
 
 
 def _entry(value: Value, component: Component) -> Value | None:
     """What enters the stack, if `value` is what leaves it."""
     if value.op == "module" and value.data == component.attribute and component.kind != "list" and value.args:
         return value.args[0]
-    if value.op == "looped" and component.kind == "list":
+    if value.op == "looped" and component.kind != "single":
         entering, _, body, source = value.args
         called = strip(body)
         over = source.op == "attr" and source.data == component.attribute
@@ -73,9 +120,15 @@ def _entry(value: Value, component: Component) -> Value | None:
     return None
 
 
+def _normed_inside(component: Component) -> str:
+    """The norm at the end of a Sequential that holds the blocks."""
+    last = members(component)[-1:]
+    name = component.owner.index.resolve(last[0].func) if last and isinstance(last[0], ast.Call) else None
+    return f"the end of `{component.attribute}`" if name in NORMS and component.kind == "sequential" else ""
+
+
 def _normed(index: FileIndex, info: ClassInfo, flow: Flow, result: Value, depth: int = 4) -> str:
     """Which norm sees the result first: an attribute of the owner, or of a class that holds the owner."""
-    known = norms(info)
     todo = [result]
     seen: set[Value] = set()
     while todo:
@@ -84,10 +137,9 @@ def _normed(index: FileIndex, info: ClassInfo, flow: Flow, result: Value, depth:
             continue
         seen.add(value)
         for user in value.users:
-            if user.op == "module" and (
-                user.data in known or "norm" in user.data.lower() or user.data.startswith("ln")
-            ):
-                return f"{info.name}.{user.data}"
+            name = _norm_in(index, info, user, depth)
+            if name:
+                return name
             if user.op in _PASSING or user.op in ("phi", "looped"):
                 todo.append(user)
     if depth and any(value in seen for value, _ in flow.returns):
@@ -95,7 +147,43 @@ def _normed(index: FileIndex, info: ClassInfo, flow: Flow, result: Value, depth:
     return ""
 
 
+def _norm_in(index: FileIndex, info: ClassInfo, user: Value, depth: int) -> str:
+    """The norm that a use of a value begins with, or ""."""
+    if user.op == "layer_norm":
+        return f"F.layer_norm in {info.name}"
+    if user.op != "module":
+        return ""
+    name: str = user.data
+    if name in norms(info) or "norm" in name.lower() or name.startswith("ln"):
+        return f"{info.name}.{name}"
+    made = info.attribute(name)
+    if not isinstance(made, ast.Call):
+        return ""
+    if index.resolve(made.func) == "torch.nn.Sequential" and made.args and isinstance(made.args[0], ast.Call):
+        kind = index.resolve(made.args[0].func) or ""
+        return f"{info.name}.{name}[0]" if "Norm" in kind.rpartition(".")[2] else ""
+    inner = index.modules.get(made.func.id) if isinstance(made.func, ast.Name) else None
+    inside = method_flow(inner) if inner is not None else None
+    if inner is None or inside is None or not depth:
+        return ""
+    entry = next((value for value in inside.values if value.op == "param"), None)
+    uses = entry.users if entry is not None else []
+    return next((text for use in uses if (text := _norm_in(index, inner, use, depth - 1))), "")
+
+
+def _given_out(flow: Flow, result: Value) -> bool:
+    return any(strip(value) in _passed_on(result) for value, _ in flow.returns)
+
+
 def _normed_by_holder(index: FileIndex, info: ClassInfo, depth: int) -> str:
+    """The norm after every run of the class by the classes that hold it; none if one of them does without."""
+    names = _after_holders(index, info, depth)
+    return names[0] if names and all(names) else ""
+
+
+def _after_holders(index: FileIndex, info: ClassInfo, depth: int) -> list[str]:
+    """For each run of the class by a class that holds it: the norm after it, or ""."""
+    names: list[str] = []
     for holder in users_of(index, info.name):
         for name, method in holder.owner.methods.items():
             if name == "__init__":
@@ -103,7 +191,5 @@ def _normed_by_holder(index: FileIndex, info: ClassInfo, depth: int) -> str:
             flow = flow_of(index, holder.owner.definition, method, holder.owner)
             for value in flow.values:
                 if value.op == "module" and value.data == holder.attribute:
-                    found = _normed(index, holder.owner, flow, value, depth - 1)
-                    if found:
-                        return found
-    return ""
+                    names.append(_normed(index, holder.owner, flow, value, depth - 1))
+    return names

@@ -28,6 +28,7 @@ class Value:
     node: ast.expr | None = None
     statement: ast.stmt | None = None
     users: list[Value] = field(default_factory=list, repr=False)
+    keeps_rank: bool = False  # a "module" that gives out as many dimensions as it gets
 
     def __post_init__(self) -> None:
         for operand in self.operands():
@@ -81,15 +82,19 @@ class Flow:
 
     def text_at(self, value: Value, statement: ast.stmt) -> str | None:
         """Source for `value` that is right where `statement` stands: a name that holds it, else its own text."""
-        names = self.before.get(statement, {})
-        for name, held in names.items():
-            if held is value:
-                return name
-        if value.node is None:
+        name = self.name_at(value, statement)
+        if name is not None:
+            return name
+        if value.node is None or any(isinstance(node, ast.NamedExpr) for node in ast.walk(value.node)):
             return None
         if value.statement is not None and value.statement is not statement and not self._still_holds(value, statement):
             return None
         return self.definition.source(value.node)
+
+    def name_at(self, value: Value, statement: ast.stmt) -> str | None:
+        """A name that holds the value when control comes to `statement`."""
+        names = self.before.get(statement, {})
+        return next((name for name, held in names.items() if held is value), None)
 
     def named_in(self, value: Value, statement: ast.stmt) -> list[Value]:
         """What the names in `value`'s text stand for at `statement`."""
@@ -102,6 +107,11 @@ class Flow:
         assert value.node is not None and value.statement is not None
         then, now = self.before[value.statement], self.before.get(statement, {})
         names = {node.id for node in ast.walk(value.node) if isinstance(node, ast.Name)}
+        attributes = {ast.unparse(node) for node in ast.walk(value.node) if isinstance(node, ast.Attribute)}
+        if self.around.get(value.statement) is not self.around.get(statement):
+            return False
+        if any(store.kind == "attribute" and store.name in attributes for store in self.stores):
+            return False
         return all(then.get(name) is now.get(name) for name in names)
 
 

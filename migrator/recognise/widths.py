@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from migrator.recognise.attention import Attention
+from migrator.recognise.anatomy import Attention
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.shapes import Einsum, einsum_of
 from migrator.recognise.syntax import FunctionNode

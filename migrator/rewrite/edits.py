@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Union, cast
 
@@ -49,7 +50,10 @@ def _apply_lines(definition: Definition, text: str, first: int, edits: Sequence[
     plan: dict[cst.CSTNode, list[DefinitionEdit]] = {}
     for edit in edits:
         plan.setdefault(located.find(edit.node), []).append(edit)
-    return module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing)).code[len(head) :]
+    try:
+        return module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing)).code[len(head) :]
+    except cst.ParserSyntaxError as error:
+        raise CannotEdit("the code that would stand here is no Python on its own") from error
 
 
 def _method_lines(definition: Definition, node: ast.AST) -> tuple[int, int] | None:
@@ -70,10 +74,15 @@ def _newline(text: str) -> str:
 
 def overlapping(edits: Iterable[DefinitionEdit], others: Iterable[DefinitionEdit]) -> bool:
     """Whether two sites want to change the same node, or one a part of what the other replaces."""
-    taken = {id(inner) for edit in edits if not isinstance(edit, Insert) for inner in ast.walk(edit.node)}
+    taken = {id(inner) for edit in edits if not isinstance(edit, Insert) for inner in _places(edit.node)}
     return any(
-        id(inner) in taken for edit in others if not isinstance(edit, Insert) for inner in ast.walk(edit.node)
+        id(inner) in taken for edit in others if not isinstance(edit, Insert) for inner in _places(edit.node)
     ) or any(id(edit.node) in taken for edit in others)
+
+
+def _places(node: ast.AST) -> list[ast.AST]:
+    """The nodes inside, without those that `ast.parse` makes once and uses everywhere, such as `Load()`."""
+    return [inner for inner in ast.walk(node) if hasattr(inner, "lineno")]
 
 
 class _Locator:
@@ -168,12 +177,16 @@ class _Applier(cst.CSTTransformer):
         return _flat(before, here, after)
 
     def statements(self, code: str) -> list[_Statement]:
-        module = cst.parse_module(code + "\n", config=self.config)
+        module = cst.parse_module(self.indented(code) + "\n", config=self.config)
         return list(module.body)
+
+    def indented(self, code: str) -> str:
+        """Code whose arguments are indented as everything else in the file."""
+        return re.sub(r"(?<=\n)    ", str(self.config.default_indent), code)
 
     def replacement(self, node: cst.CSTNode, code: str) -> list[cst.CSTNode]:
         if isinstance(node, cst.BaseExpression):
-            new = cst.parse_expression(code, config=self.config)
+            new = cst.parse_expression(self.indented(code), config=self.config)
             tight = isinstance(new, cst.Name | cst.Attribute | cst.Call | cst.Subscript) and "\n" not in code
             return [new if tight or new.lpar else new.with_changes(lpar=node.lpar, rpar=node.rpar)]
         statements = self.statements(code)
@@ -196,6 +209,8 @@ class _Applier(cst.CSTTransformer):
         assert isinstance(node, cst.FunctionDef)
         if not isinstance(node.body, cst.IndentedBlock):
             raise CannotEdit("the function stands on one line")
+        if _leaves_early(node.body):
+            raise CannotEdit(f"`{node.name.value}` may return before its end")
         body = node.body.with_changes(body=[*node.body.body, *self.statements(code)])
         return node.with_changes(body=body)
 
@@ -219,6 +234,15 @@ class _Applier(cst.CSTTransformer):
         if not kept:
             kept = [cst.SimpleStatementLine(body=[cst.Pass()])]
         return block.with_changes(body=kept)
+
+
+def _leaves_early(node: cst.CSTNode) -> bool:
+    """Whether a function's own body has a `return`."""
+    if isinstance(node, cst.Return):
+        return True
+    if isinstance(node, cst.FunctionDef | cst.ClassDef | cst.Lambda):
+        return False
+    return any(_leaves_early(child) for child in node.children)
 
 
 def _after_gap(statement: _Statement, run: cst.SimpleStatementLine, first: bool) -> _Statement:

@@ -189,7 +189,7 @@ def _not_imports(edits: list[AnyEdit]) -> list[Edit | Replace | Remove | Insert]
 def _applied(index: FileIndex, edits: list[AnyEdit]) -> FileIndex:
     """The index after these edits; only definitions that are edited are printed anew."""
     from migrator.rewrite.edits import CannotEdit, apply
-    from migrator.rewrite.imports import with_imports
+    from migrator.rewrite.imports import with_imports, without_unused
 
     texts: dict[int, str] = {}
     for position, definition in enumerate(index.definitions):
@@ -202,7 +202,12 @@ def _applied(index: FileIndex, edits: list[AnyEdit]) -> FileIndex:
         if position in texts:
             raise CannotEdit("the import would have to stand inside an edited definition")
         texts[position] = text
-    return index.replaced(texts)
+    try:
+        after = index.replaced(texts)
+    except SyntaxError as error:
+        raise CannotEdit("the code that would stand here is no Python") from error
+    unused = without_unused(index, after)
+    return after.replaced(unused) if unused else after
 
 
 def _within(definition: Definition, other: Definition) -> bool:

@@ -20,10 +20,32 @@ def with_imports(index: FileIndex, wanted: Sequence[Import]) -> dict[int, str]:
     return texts
 
 
+def without_unused(before: FileIndex, after: FileIndex) -> dict[int, str]:
+    """New texts, by position of the definition, without names of the runtime that nothing uses any more."""
+    texts: dict[int, str] = {}
+    for position, definition in enumerate(after.definitions):
+        node = definition.tree
+        if not _imports_from(definition, "runtime") or not isinstance(node, ast.ImportFrom):
+            continue
+        kept = [alias for alias in node.names if not (_uses(before, alias) and not _uses(after, alias))]
+        if len(kept) < len(node.names):
+            names = [alias.name if alias.asname is None else f"{alias.name} as {alias.asname}" for alias in kept]
+            texts[position] = _from_line("runtime", names, _newline(definition)) if names else ""
+    return texts
+
+
+def _uses(index: FileIndex, alias: ast.alias) -> bool:
+    """Whether anything but an import speaks the name."""
+    name = alias.asname or alias.name
+    others = (d for d in index.definitions if not isinstance(d.tree, ast.Import | ast.ImportFrom))
+    return any(name in definition.text for definition in others)
+
+
 def _present(index: FileIndex, item: Import) -> bool:
     if not item.name:
         return index.imports.get(item.module) == item.module
-    return index.imports.get(item.name) == f"{item.module}.{item.name}"
+    name, _, alias = item.name.partition(" as ")
+    return index.imports.get(alias or name) == f"{item.module}.{name}"
 
 
 def _add(index: FileIndex, module: str, names: list[str], plain: bool, texts: dict[int, str]) -> None:
@@ -53,8 +75,8 @@ def _add(index: FileIndex, module: str, names: list[str], plain: bool, texts: di
 
 def _imports_from(definition: Definition, module: str) -> bool:
     node = definition.tree
-    plain = isinstance(node, ast.ImportFrom) and node.module == module and not node.level
-    return plain and "#" not in definition.text
+    plain = isinstance(node, ast.ImportFrom) and node.module == module and not node.level and node.names[0].name != "*"
+    return plain and "#" not in definition.text and ";" not in definition.text
 
 
 def _from_line(module: str, names: list[str], newline: str) -> str:

@@ -1,0 +1,142 @@
+"""What a mask hides, and what is a plain number."""
+
+from __future__ import annotations
+
+import ast
+import math
+
+from migrator.recognise.index import ClassInfo
+from migrator.recognise.shapes import arange_length, grid_axis, size_of, symbol
+from migrator.recognise.values import Value, strip
+
+_BOOLEAN = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "not", "and", "or", "is", "isnot", "in", "notin", "long"})
+
+
+def hides_future(test: Value) -> bool | None:
+    """True if `test` holds exactly where the key is later than the query, False if exactly elsewhere, else None."""
+    test = _plain(test)
+    if test.op == "not":
+        inner = hides_future(test.args[0])
+        return None if inner is None else not inner
+    if test.op in ("lt", "gt", "le", "ge") and len(test.args) == 2:
+        return _compares_grid(test)
+    if test.op in ("eq", "ne") and len(test.args) == 2 and test.args[1].op == "const":
+        inner = hides_future(test.args[0])
+        zero = test.args[1].data in (0, False)
+        one = test.args[1].data in (1, True)
+        if inner is None or not (zero or one):
+            return None
+        return inner if (test.op == "ne") == zero else not inner
+    if test.op in ("tril", "triu") and test.args and _is_square_of_ones(test.args[0]):
+        diagonal = test.argument(1, "diagonal")
+        shift = 0 if diagonal is None else diagonal.data if diagonal.op == "const" else None
+        if test.op == "tril" and shift == 0:
+            return False
+        if test.op == "triu" and shift == 1:
+            return True
+    return None
+
+
+def is_triangle_of_infinities(bias: Value) -> bool:
+    """`torch.triu(torch.full((T, T), float("-inf")), diagonal=1)`, which hides the future when it is added."""
+    bias = strip(bias)
+    diagonal = bias.argument(1, "diagonal")
+    if bias.op != "triu" or diagonal is None or not diagonal.is_const(1):
+        return False
+    full = strip(bias.args[0])
+    if full.op != "full" or len(full.args) != 2 or constant(full.args[1]) != -math.inf:
+        return False
+    return _is_square(full.args[0].args)
+
+
+def _plain(value: Value) -> Value:
+    value = strip(value)
+    while value.op in ("to", "float", "contiguous") and value.args:
+        value = strip(value.args[0])
+    return value
+
+
+def _is_square_of_ones(value: Value) -> bool:
+    """`torch.ones(T, T)`, of as many queries as keys: else the triangle would be another one than `causal`'s."""
+    value = _plain(value)
+    sizes = value.args
+    if len(sizes) == 1 and sizes[0].op == "tuple":
+        sizes = sizes[0].args
+    return value.op == "ones" and _is_square(sizes)
+
+
+def _is_square(sizes: tuple[Value, ...]) -> bool:
+    return len(sizes) >= 2 and sizes[-1].op != "const" and symbol(sizes[-1]) == symbol(sizes[-2])
+
+
+def _compares_grid(test: Value) -> bool | None:
+    left, right = (grid_axis(arg) for arg in test.args)
+    lengths = [arange_length(arg) for arg in test.args]
+    if lengths[0] is None or lengths[1] is None or {left, right} != {-1, -2}:
+        return None
+    if lengths[0].op == "const" or symbol(lengths[0]) != symbol(lengths[1]):
+        return None
+    op = test.op if left == -2 else {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}[test.op]
+    return {"lt": True, "ge": False}.get(op)
+
+
+def is_boolean(value: Value) -> bool:
+    """Whether a value is boolean or integer for certain, and so no bias."""
+    value = strip(value)
+    if value.op == "to":
+        return any(arg.op == "global" and arg.data in _INTEGER_TYPES for arg in value.operands()) or value.data in (
+            "bool",
+            "int",
+        )
+    return value.op in _BOOLEAN
+
+
+_INTEGER_TYPES = ("torch.bool", "torch.int", "torch.long", "torch.int64", "torch.int32", "torch.uint8", "bool", "int")
+
+
+def is_number(value: Value, owner: ClassInfo | None, depth: int = 6) -> bool:
+    """Whether a value is a plain number: sizes, constants, numeric attributes, and arithmetic of them."""
+    value = strip(value)
+    if depth == 0:
+        return False
+    if value.op == "const":
+        return isinstance(value.data, int | float)
+    if size_of(value) is not None:
+        return True
+    if value.op == "element":  # of `for i in range(n)`
+        return value.args[0].op == "call" and value.args[0].data == "range"
+    if value.op == "attr":
+        return owner is not None and is_numeric_attribute(owner, value.data)
+    arithmetic = value.op in ("sqrt", "pow", "div", "mul", "add", "sub", "floordiv", "to", "float")
+    if arithmetic or (value.op == "call" and value.data in ("int", "round", "max", "min", "pow", "len")):
+        if isinstance(value.data, str) and value.data.startswith("torch") and value.op != "to":
+            return False
+        return all(is_number(arg, owner, depth - 1) for arg in value.operands())
+    return False
+
+
+_NUMERIC = (ast.BinOp, ast.Constant, ast.Name, ast.UnaryOp, ast.Attribute, ast.operator, ast.unaryop, ast.expr_context)
+
+
+def is_numeric_attribute(owner: ClassInfo, name: str) -> bool:
+    """Whether `__init__` alone sets the attribute, to a number as far as one can see."""
+    value = owner.attribute(name)
+    if value is None or name in owner.stores_outside_init:
+        return False
+    calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
+    if any(owner.index.resolve(node.func) not in ("math.sqrt", "float", "int", "pow", "max", "min") for node in calls):
+        return False
+    return all(isinstance(node, (*_NUMERIC, ast.Call)) for node in ast.walk(value))
+
+
+def constant(value: Value) -> float | None:
+    """The number that a value is, where it is spelt out."""
+    value = strip(value)
+    if value.op == "const" and isinstance(value.data, int | float):
+        return float(value.data)
+    if value.op == "neg":
+        inner = constant(value.args[0])
+        return None if inner is None else -inner
+    if value.op == "global" and value.data in ("math.inf", "torch.inf", "numpy.inf"):
+        return math.inf
+    return None

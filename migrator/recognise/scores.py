@@ -1,0 +1,355 @@
+"""From the softmax back to queries and keys: masks, scale and product."""
+
+from __future__ import annotations
+
+import math
+
+from migrator.recognise.anatomy import LOWEST, Attention, Mask, Stop, text_of
+from migrator.recognise.index import ClassInfo
+from migrator.recognise.masks import constant, hides_future, is_boolean, is_number, is_triangle_of_infinities
+from migrator.recognise.shapes import Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
+from migrator.recognise.values import Flow, Value, strip
+from migrator.recognise.weights import Weights, check
+
+_Moves = dict[str, tuple[int, ...]]
+# Operations that scores may go through on their way from the product, understood or not.
+_LEADING = frozenset(
+    {
+        "add",
+        "baddbmm",
+        "call",
+        "call_local",
+        "clamp",
+        "contiguous",
+        "div",
+        "float",
+        "getitem",
+        "loop",
+        "looped",
+        "masked_fill",
+        "method",
+        "module",
+        "mul",
+        "neg",
+        "opaque",
+        "permute",
+        "phi",
+        "reshape",
+        "self_call",
+        "setitem",
+        "sigmoid",
+        "softmax",
+        "sub",
+        "tanh",
+        "to",
+        "transpose",
+        "type_as",
+        "view",
+        "where",
+    }
+)
+
+
+def find_product(value: Value, depth: int = 12) -> Value | None:
+    """The product of two computed values that the scores come from, if they do."""
+    value = strip(value)
+    if depth == 0:
+        return None
+    if value.op in ("matmul", "bmm") and len(value.args) == 2 and not any(_is_weight(arg) for arg in value.args):
+        return value
+    letters = einsum_of(value)
+    if letters is not None:
+        return _product_of_einsum(value, letters[1], depth)
+    if value.op == "baddbmm" and len(value.args) == 3:
+        return value
+    if value.op in _LEADING:
+        for operand in value.args[1:] if value.op == "phi" else value.args:
+            found = find_product(operand, depth - 1)
+            if found is not None:
+                return found
+    return None
+
+
+def _product_of_einsum(value: Value, operands: tuple[Value, ...], depth: int) -> Value | None:
+    """The einsum itself, or the product that it mixes with a weight, as talking heads do."""
+    weights = [operand for operand in operands if _is_weight(operand)]
+    if len(operands) == 2 and not weights:
+        return value
+    inner = [strip(operand) for operand in operands if operand not in weights]
+    if len(inner) == len(weights) == 1 and inner[0].op in ("einsum", "matmul", "mul", "div"):
+        return find_product(inner[0], depth - 1)
+    return None
+
+
+def _is_weight(value: Value) -> bool:
+    """A parameter or a constant: a product with it is a projection, not a comparison of queries with keys."""
+    return strip(value).op in ("attr", "const", "global")
+
+
+def read(flow: Flow, product: Value, way: Weights) -> Attention:
+    """The attention that leads from `product` through `way`. Raises Stop at what is not understood."""
+    return _Reader(flow, product, way).read()
+
+
+class _Reader:
+    def __init__(self, flow: Flow, product: Value, way: Weights) -> None:
+        self.flow, self.product, self.way = flow, product, way
+        self.masks: list[Mask] = []
+        self.scale: Value | None = None
+        self.scale_op = "none"
+        self.passed: list[Value] = [product, *way.links]
+
+    @property
+    def owner(self) -> ClassInfo | None:
+        return self.flow.owner
+
+    def read(self) -> Attention:
+        self.check_softmax()
+        check(self.flow, self.way)
+        self.walk(self.way.softmax.args[0], None)
+        q, k, transposed, moves = self.queries_and_keys()
+        v, more = self.values()
+        self.settle_scale(last_sizes(q) | (last_sizes(k) if transposed else set()))
+        self.check_masks()
+        self.check_surroundings()
+        assert self.way.output.node is not None
+        return Attention(
+            self.flow,
+            q,
+            k,
+            v,
+            self.way.output,
+            self.way.output.node,
+            "legacy",
+            self.way.softmax,
+            transposed,
+            self.scale,
+            self.scale_op,
+            self.masks[::-1],
+            self.way.dropout,
+            self.way.condition,
+            self.product.args[1],
+            {**moves, **more},
+        )
+
+    def check_softmax(self) -> None:
+        softmax = self.way.softmax
+        axis = softmax.argument(1, "dim")
+        if axis is None or not is_axis(axis, -1, softmax.args[0]):
+            seen = "no axis given" if axis is None else f"axis {text_of(axis)}"
+            raise Stop("softmax-axis", f"the softmax does not run over the last axis for certain ({seen})")
+        if "dtype" in softmax.keywords or len(softmax.args) > 2:
+            raise Stop("upcast", "the softmax is computed in a dtype of its own")
+
+    def check_masks(self) -> None:
+        """Rows in which all keys are hidden must come out the same, so different ways of hiding must not meet."""
+        fills = {mask.fill for mask in self.masks if mask.kind != "bias"}
+        biased = any(mask.kind == "bias" for mask in self.masks)
+        if len(fills) > 1:
+            raise Stop("mask-fill", f"two masks hide scores with different numbers: {sorted(fills)}")
+        if biased and fills - {-math.inf}:
+            seen = "a mask is added and another one fills in a number; they differ where no key is left to attend to"
+            raise Stop("mask", seen)
+
+    def check_surroundings(self) -> None:
+        """The one call stands where the weighted sum stood: gradients and autocasting must be the same there."""
+        here = self.flow.around.get(self.way.output.statement) if self.way.output.statement is not None else None
+        for value in self.passed:
+            if value.statement is not None and self.flow.around.get(value.statement) is not here:
+                raise Stop("context", "parts of the attention stand under different `with` statements", value.node)
+
+    # --- from softmax inwards ---------------------------------------------------------------------------------
+
+    def walk(self, value: Value, condition: Value | None) -> None:
+        while value is not self.product:
+            value = self.step(value, condition)
+
+    def step(self, value: Value, condition: Value | None) -> Value:
+        self.passed.append(value)
+        handler = getattr(self, f"step_{value.op}", None)
+        if handler is None or (value.keywords and value.op not in ("masked_fill", "where")):
+            code = "upcast" if value.op in ("to", "float") else "scores"
+            raise Stop(code, f"between scores and softmax stands `{text_of(value)}`", value.node)
+        inner: Value = handler(value, condition)
+        return inner
+
+    def leads(self, value: Value) -> bool:
+        return value is self.product or find_product(value) is self.product
+
+    def step_contiguous(self, value: Value, condition: Value | None) -> Value:
+        return value.args[0]
+
+    def step_masked_fill(self, value: Value, condition: Value | None) -> Value:
+        hidden, fill = value.argument(1, "mask"), value.argument(2, "value")
+        if hidden is None or fill is None:
+            raise Stop("mask", f"mask not understood: `{text_of(value)}`", value.node)
+        self.add_mask("hide", hidden, fill, condition, value)
+        return value.args[0]
+
+    def step_where(self, value: Value, condition: Value | None) -> Value:
+        if len(value.args) == 3:
+            test, one, other = value.args
+            if self.leads(one) and not self.leads(other):
+                self.add_mask("keep", test, other, condition, value)
+                return one
+            if self.leads(other) and not self.leads(one):
+                self.add_mask("hide", test, one, condition, value)
+                return other
+        raise Stop("mask", f"mask not understood: `{text_of(value)}`", value.node)
+
+    def step_add(self, value: Value, condition: Value | None) -> Value:
+        inner, bias = value.args if self.leads(value.args[0]) else value.args[::-1]
+        if self.scale_op != "none":
+            raise Stop("mask", f"`{text_of(bias)}` is added before the scores are scaled", value.node)
+        if is_boolean(bias) or is_number(bias, self.owner):
+            raise Stop("mask", f"`{text_of(bias)}` is added to the scores, and is no tensor of floats", value.node)
+        if is_triangle_of_infinities(bias):
+            self.masks.append(Mask("causal", None, condition=condition))
+        else:
+            self.masks.append(Mask("bias", bias, condition=condition))
+        return inner
+
+    def step_div(self, value: Value, condition: Value | None) -> Value:
+        if not self.leads(value.args[0]):
+            raise Stop("scores", f"the scores divide something: `{text_of(value)}`", value.node)
+        self.set_scale("div", value.args[1], condition, value)
+        return value.args[0]
+
+    def step_mul(self, value: Value, condition: Value | None) -> Value:
+        inner, factor = value.args if self.leads(value.args[0]) else value.args[::-1]
+        self.set_scale("mul", factor, condition, value)
+        return inner
+
+    def step_phi(self, value: Value, condition: Value | None) -> Value:
+        """`if condition: scores = mask(scores)`: one side is the other, masked."""
+        test, one, other = value.args
+        if condition is not None or not (self.leads(one) and self.leads(other)):
+            raise Stop("scores", "the scores come from two different branches", value.node)
+        if _reaches(other, one):
+            one, other, test = other, one, Value("not", (test,))
+        elif not _reaches(one, other):
+            raise Stop("scores", "the scores come from two different branches", value.node)
+        while one is not other:
+            one = self.step(one, test)
+        return other
+
+    def set_scale(self, op: str, factor: Value, condition: Value | None, at: Value) -> None:
+        if self.scale_op != "none" or condition is not None:
+            raise Stop("scale", f"the scores are scaled in more than one place: `{text_of(at)}`", at.node)
+        if not is_number(factor, self.owner):
+            raise Stop("scale", f"the scale `{text_of(factor)}` is not a plain number", at.node)
+        self.scale_op, self.scale = op, factor
+
+    def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
+        number = LOWEST if self.is_lowest(fill) else constant(fill)
+        if number is None or number > -1e4:
+            why = "is not known to be low enough" if number is None else "is not low enough"
+            raise Stop("mask-fill", f"hidden scores become `{text_of(fill)}`, which {why} to hide them", at.node)
+        if self.scale_op != "none" and number != -math.inf:
+            raise Stop("mask", "the scores are masked before they are scaled", at.node)
+        hides = hides_future(test)
+        if hides is not None and hides == (kind == "hide"):
+            self.masks.append(Mask("causal", None, number, condition))
+        else:
+            self.masks.append(Mask(kind, test, number, condition))
+
+    def is_lowest(self, fill: Value) -> bool:
+        """`torch.finfo(scores.dtype).min`, or minus its max."""
+        fill, wanted = (fill.args[0], "max") if fill.op == "neg" else (fill, "min")
+        info = fill.args[0] if fill.op == "getattr" and fill.data == wanted else None
+        if info is None or info.data != "torch.finfo" or len(info.args) != 1:
+            return False
+        dtype = info.args[0]
+        return dtype.op == "getattr" and dtype.data == "dtype" and self.leads(dtype.args[0])
+
+    # --- the two products -------------------------------------------------------------------------------------
+
+    def queries_and_keys(self) -> tuple[Value, Value, bool, _Moves]:
+        if einsum_of(self.product) is not None:
+            return self.einsum_scores()
+        if self.product.op == "baddbmm":
+            raise Stop("scores", "scores by baddbmm", self.product.node)
+        q, kt = self.product.args
+        kt = strip(kt)
+        if swaps_last_two(kt, 3 if self.product.op == "bmm" else None):
+            return q, kt.args[0], True, {}
+        return q, kt, False, {}
+
+    def einsum_scores(self) -> tuple[Value, Value, bool, _Moves]:
+        """einsum("bhtd,bhsd->bhts", q, k) in any letters: which operand is q, and how its axes lie."""
+        letters = einsum_of(self.product)
+        assert letters is not None
+        (first, second), out = letters[0].operands, letters[0].output
+        q, k = letters[1]
+        if len(out) < 3 or len(set(out)) != len(out):
+            raise Stop("scores", f"einsum `{text_of(self.product)}` not understood", self.product.node)
+        t, s, batch = out[-2], out[-1], out[:-2]
+        if t in second and s in first:
+            (first, second), (q, k) = (second, first), (k, q)
+        summed = [c for c in first if c in second and c not in out]
+        if len(summed) != 1 or t in second or s in first:
+            raise Stop("scores", "the scores are not one product of queries with keys", self.product.node)
+        moves = {"q": _order(first, batch + t + summed[0]), "k": _order(second, batch + s + summed[0])}
+        return q, k, True, moves
+
+    def values(self) -> tuple[Value, _Moves]:
+        output, final = self.way.output, self.way.final
+        letters = einsum_of(output)
+        if letters is None:
+            weights, v = output.args
+            if weights is not final or v is final:
+                raise Stop("values", f"the weights are not the left factor: `{text_of(output)}`", output.node)
+            return v, {}
+        first = letters[1][0] is final
+        one, other = letters[0].operands if first else letters[0].operands[::-1]
+        v = letters[1][1] if first else letters[1][0]
+        batch, t, s = one[:-2], one[-2:-1], one[-1:]
+        d = [c for c in other if c not in one]
+        if v is final or len(one) < 3 or len(d) != 1 or set(letters[0].output) != set(batch) | {t, d[0]}:
+            raise Stop("values", "the weighted sum is not over the keys alone", output.node)
+        plain = batch + t + d[0]
+        return v, {"v": _order(other, batch + s + d[0]), "output": _order(plain, letters[0].output)}
+
+    def settle_scale(self, sizes: set[Symbol]) -> None:
+        """Recognise 1/sqrt(head_dim), which needs not be said."""
+        if self.scale is None:
+            return
+        root = strip(self.scale)
+        if self.scale_op == "div":
+            known = {symbol(_size(root.args[0])) if root.op == "sqrt" else None, _power(root, 0.5)}
+        else:
+            known = {_power(root, -0.5), _inverse_root(root)}
+        if (known - {None}) & sizes:
+            self.scale_op = "default"
+
+
+def _size(value: Value) -> Value:
+    return value.args[0] if value.op in ("to", "float") and value.args else value
+
+
+def _power(value: Value, exponent: float) -> object:
+    if value.op == "pow" and len(value.args) == 2 and value.args[1].is_const(exponent):
+        return symbol(value.args[0])
+    return None
+
+
+def _inverse_root(value: Value) -> object:
+    """d of `1 / sqrt(d)`."""
+    if value.op == "div" and constant(value.args[0]) == 1:
+        root = strip(value.args[1])
+        return symbol(_size(root.args[0])) if root.op == "sqrt" else _power(root, 0.5)
+    return None
+
+
+def _order(have: str, want: str) -> tuple[int, ...]:
+    """The permutation that brings axes from `have` to `want`; empty if there is nothing to move."""
+    if sorted(have) != sorted(want):
+        raise Stop("scores", f"axes `{have}` cannot be brought to `{want}`")
+    order = tuple(have.index(letter) for letter in want)
+    return () if order == tuple(range(len(order))) else order
+
+
+def _reaches(value: Value, target: Value, depth: int = 8) -> bool:
+    if value is target:
+        return True
+    return depth > 0 and any(_reaches(arg, target, depth - 1) for arg in value.operands())
