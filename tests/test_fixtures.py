@@ -1,0 +1,103 @@
+"""Every fixture case: what is rewritten and what is said, byte for byte; and that rewritten code still works."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+import torch
+
+from migrator.codemod import Promise
+from migrator.rewrite.registry import all_codemods, name_of
+from tests.cases import Case, all_cases, difference, load, probes, report
+from tests.parity import Pair, assert_exact, randomise, run, tensors
+
+CASES = all_cases()
+REWRITTEN = [case for case in CASES if case.rewritten]
+PROBED = [case for case in REWRITTEN if (case.folder / "probe.py").exists()]
+EXACT = {name_of(codemod) for codemod in all_codemods() if codemod.promise is Promise.EXACT}
+
+
+def named(case: Case) -> str:
+    return case.name
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> object:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_text_and_report(case: Case) -> None:
+    planned = case.plan(case.before)
+    assert planned.text == case.after, difference(case.after, planned.text)
+    assert report(planned) == case.text("report.txt")
+
+
+@pytest.mark.parametrize("case", REWRITTEN, ids=named)
+def test_a_second_run_finds_nothing(case: Case) -> None:
+    again = case.plan(case.after)
+    assert again.text == case.after, difference(case.after, again.text)
+    assert not [outcome for outcome in again.outcomes if outcome.status == "migrated"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_both_texts_can_be_executed(case: Case) -> None:
+    load(case.before, "before")
+    load(case.after, "after")
+
+
+@pytest.mark.parametrize("case", REWRITTEN, ids=named)
+def test_the_rewritten_text_uses_what_it_imports(case: Case) -> None:
+    used = {node.id for node in ast.walk(ast.parse(case.after)) if isinstance(node, ast.Name)}
+    assert imported(case.after) - imported(case.before) <= used
+
+
+def imported(text: str) -> set[str]:
+    """Names from the runtime."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and node.module == "runtime"
+        for alias in node.names
+    }
+
+
+@pytest.mark.parametrize("case", [case for case in REWRITTEN if case.codemod in EXACT], ids=named)
+def test_an_exact_rewrite_computes_the_same(case: Case) -> None:
+    ran = 0
+    torch.manual_seed(0)
+    for name, arguments, inputs in probes(case):
+        assert_exact(case.before, case.after, name, arguments, inputs)
+        ran += 1
+    assert ran, "the probe yields nothing"
+
+
+@pytest.mark.parametrize("case", [case for case in PROBED if case.codemod not in EXACT], ids=named)
+def test_a_new_part_runs_and_trains_every_parameter(case: Case) -> None:
+    torch.manual_seed(0)
+    for name, arguments, inputs in probes(case):
+        legacy, migrated = Pair(case.before, case.after).build(name, arguments)
+        randomise(legacy), randomise(migrated)
+        (outputs, gradients), (new, new_gradients) = run(legacy, inputs), run(migrated, inputs)
+        assert [out.shape for out in outputs] == [out.shape for out in new]
+        assert all(bool(out.isfinite().all()) for out in tensors(new))
+        assert sum(g is None for g in new_gradients) <= sum(g is None for g in gradients)
+
+
+@pytest.mark.parametrize("codemod", [name_of(codemod) for codemod in all_codemods()])
+def test_every_refusal_code_has_a_case(codemod: str) -> None:
+    this = next(one for one in all_codemods() if name_of(one) == codemod)
+    reports = "".join(case.text("report.txt") for case in CASES if case.codemod == codemod)
+    assert not [code for code in this.refusals if f"refused [{code}]" not in reports]
+
+
+@pytest.mark.parametrize("codemod", [name_of(codemod) for codemod in all_codemods()])
+def test_only_known_codes_are_given(codemod: str) -> None:
+    this = next(one for one in all_codemods() if name_of(one) == codemod)
+    for case in CASES:
+        if case.codemod == codemod:
+            given = {outcome.code for outcome in case.plan(case.before).outcomes if outcome.code}
+            assert given <= set(this.refusals), case.name
