@@ -78,7 +78,9 @@ def test_a_room_imports_only_the_rooms_before_it(path: Path) -> None:
 def test_what_all_rooms_share_imports_no_room(name: str) -> None:
     path = ROOT / "migrator" / f"{name}.py"
     if path.exists():
-        used = imports(path, typing_too=False) if name == "codemod" else imports(path)
+        used = set(imports(path, typing_too=name != "codemod"))
+        # Called as a LibCST command, a codemod hands itself to the engine; that import is made when it happens.
+        used -= {"migrator.rewrite.command.transformed"} if name == "codemod" else set()
         assert not {room(target) for target in used} & set(ROOMS)
 
 
