@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.codemod import Codemod, Finding, Modern, Phase, Place, Promise
-from migrator.recognise.blocks import blocks
+from migrator.recognise.blocks import blocks, flagged
 from migrator.recognise.index import FileIndex
 from migrator.recognise.stacks import norm_of_their_own
 
@@ -33,3 +33,6 @@ class BlockReport(Codemod):
             own = norm_of_their_own(block)
             seen = f"normalises by {own}, which is not torch's; kept as it is" if own else _SEEN[block.placement]
             yield Modern(place, seen)
+        for info in flagged(index):
+            place = Place.of(info.name, info.node, info.definition)
+            yield Modern(place, "a flag decides where the norms sit; kept as it is")

@@ -26,7 +26,7 @@ from migrator.codemod import (
     Site,
     Swap,
 )
-from migrator.recognise.blocks import Block, Sublayer, blocks, norms
+from migrator.recognise.blocks import Block, Sublayer, blocks, flagged, norms
 from migrator.recognise.borrowers import assigned_nodes, borrower
 from migrator.recognise.composition import users_of
 from migrator.recognise.index import FileIndex
@@ -57,12 +57,17 @@ class PreNorm(Codemod):
         "norm-output-used": "something beside the residual stream takes the normalised sum, or the raw one",
         "no-stack": "the block is also used where no final norm could take over",
         "subclassed": "another class builds on the block",
+        "flag": "a condition decides where the norms sit",
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
         for block in blocks(index).values():
             if block.placement == "post":
                 yield _finding(index, block)
+        for info in flagged(index):
+            place = Place.of(info.name, info.methods["forward"], info.definition)
+            seen = "a flag decides where the norms sit"
+            yield Refusal(place, "flag", seen, "write the case that you use as a class of its own")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part

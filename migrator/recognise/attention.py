@@ -18,13 +18,16 @@ from migrator.recognise.values import Flow, Value
 from migrator.recognise.weights import follow, seen_on_the_way, stranger
 
 
+_SCRIPTING = {f"torch.jit.{name}" for name in ("script", "script_method", "ScriptModule", "script_if_tracing")}
+
+
 def attentions(index: FileIndex) -> list[Attention | Obstacle]:
     """Everything in the file that is attention or looks like it, in order of the source."""
     if "attentions" not in index.memo:
         flows = [flow for definition in index.definitions for flow in _flows(index, definition)]
         found = [one for flow in flows for one in in_flow(flow)]
         found += [one for definition in index.definitions for one in _out_of_reach(index, definition)]
-        if "jit.script" in index.source:
+        if found and _compiles_scripts(index):
             found = [_scripted(one) for one in found]
         index.memo["attentions"] = found
     result: list[Attention | Obstacle] = index.memo["attentions"]
@@ -84,6 +87,18 @@ def in_flow(flow: Flow) -> list[Attention | Obstacle]:
     return found
 
 
+def _compiles_scripts(index: FileIndex) -> bool:
+    """Whether any code, and not just a text, names torch.jit.script or a relative of it."""
+    names = (
+        index.resolve(node)
+        for definition in index.definitions
+        if "script" in definition.text.lower()
+        for node in ast.walk(definition.tree)
+        if isinstance(node, ast.Attribute | ast.Name)
+    )
+    return any(name in _SCRIPTING for name in names)
+
+
 def _scripted(found: Attention | Obstacle) -> Attention | Obstacle:
     if isinstance(found, Obstacle) or found.kind != "legacy":
         return found
@@ -99,7 +114,8 @@ def _legacy(flow: Flow, softmax: Value) -> Attention | Obstacle | None:
         strange = stranger(softmax)
         if strange is None:
             return None
-        return Obstacle(flow, strange.node or softmax.node, "weights", seen_on_the_way(strange))
+        code = "upcast" if strange.op in ("to", "type_as") else "weights"
+        return Obstacle(flow, strange.node or softmax.node, code, seen_on_the_way(strange))
     try:
         return read(flow, product, way)
     except Stop as stop:

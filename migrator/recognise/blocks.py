@@ -152,7 +152,33 @@ def _is_gated_module(info: ClassInfo, step: Value) -> bool:
     return any(_is_gate(value, entry) or _is_gated_module(inner, value) for value in flow.values)
 
 
-def _block(index: FileIndex, info: ClassInfo, attending: set[str]) -> Block | None:
+def flagged(index: FileIndex) -> list[ClassInfo]:
+    """Classes that would be blocks, but in which a condition decides where the norms sit."""
+    attending = set(attention_classes(index))
+    others = (info for name, info in index.modules.items() if name not in attending and name not in blocks(index))
+    return [info for info in others if _is_flagged(index, info, _attentions_of(index, info, attending))]
+
+
+def _is_flagged(index: FileIndex, info: ClassInfo, held: set[str]) -> bool:
+    flow = method_flow(info)
+    if not held or flow is None:
+        return False
+    choices = [value.args[1:] for value in flow.of("phi")]
+    choices += [tuple(value for value, _ in flow.returns)] if len(flow.returns) > 1 else []
+    return any(_is_choice_of_norms(info, sides, held) for sides in choices)
+
+
+def _is_choice_of_norms(info: ClassInfo, sides: tuple[Value, ...], held: set[str]) -> bool:
+    """Whether one of several values is another one, normalised, or they are sums that norms belong to."""
+    known = norms(info)
+    normed = [side for side in sides if side.op == "module" and side.data in known and side.args]
+    sums = [sublayer for side in sides for sublayer in _unwind(info, side, held)]
+    placements = {sublayer.placement for sublayer in sums if sublayer.kind == "attention"}
+    return any(side.args[0] in sides for side in normed) or len(placements) > 1
+
+
+def _attentions_of(index: FileIndex, info: ClassInfo, attending: set[str]) -> set[str]:
+    """Attributes of a class that attend."""
     held = {c.attribute for c in components(info) if c.name in attending and c.kind == "single"}
     held |= {
         name
@@ -160,6 +186,11 @@ def _block(index: FileIndex, info: ClassInfo, attending: set[str]) -> Block | No
         if isinstance(value := info.attribute(name), ast.Call)
         and index.resolve(value.func) == "torch.nn.MultiheadAttention"
     }
+    return held
+
+
+def _block(index: FileIndex, info: ClassInfo, attending: set[str]) -> Block | None:
+    held = _attentions_of(index, info, attending)
     if not held:
         return None
     flow = method_flow(info)

@@ -115,7 +115,7 @@ class _Interpreter(Expressions):
                 names[name] = one
             else:
                 sides = (side if side is not None else self.new("undefined") for side in (one, other))
-                names[name] = self.new("phi", condition, *sides)
+                names[name] = self.new("phi", condition, *sides, dormant=True)
         return names
 
     def do_For(self, statement: ast.For | ast.While) -> None:
@@ -123,7 +123,7 @@ class _Interpreter(Expressions):
         changed = {name for name in stored_names(statement.body) if name in self.names}
         entering = {name: self.names[name] for name in changed}
         for name in changed:
-            self.names[name] = self.new("loop", self.names[name], data=name)
+            self.names[name] = self.new("loop", self.names[name], data=name, dormant=True)
         if isinstance(statement, ast.For):
             self.bind(statement.target, self.new("element", source, node=statement.iter), statement)
         else:
@@ -139,7 +139,7 @@ class _Interpreter(Expressions):
         for name in changed:
             if self.names.get(name) is not heads[name]:
                 body = self.names.get(name) or heads[name]
-                self.names[name] = self.new("looped", entering[name], heads[name], body, source)
+                self.names[name] = self.new("looped", entering[name], heads[name], body, source, dormant=True)
 
     do_While = do_For
 

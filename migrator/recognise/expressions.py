@@ -37,8 +37,9 @@ class Expressions:
         node: ast.expr | None = None,
         data: Any = None,
         keywords: dict[str, Value] | None = None,
+        dormant: bool = False,
     ) -> Value:
-        value = Value(op, args, keywords or {}, data, node, self.statement)
+        value = Value(op, args, keywords or {}, data, node, self.statement, dormant=dormant)
         self.flow.values.append(value)
         return value
 
@@ -75,6 +76,7 @@ class Expressions:
 
     def see_Name(self, node: ast.Name) -> Value:
         if node.id in self.names:
+            self.names[node.id].wake()
             return self.names[node.id]
         known = node.id in self.index.imports or node.id in self.index.shadowed or hasattr(builtins, node.id)
         return self.new("global" if known else "free", node=node, data=self.index.resolve(node))

@@ -344,7 +344,7 @@ def _inverse_root(value: Value) -> object:
 def _order(have: str, want: str) -> tuple[int, ...]:
     """The permutation that brings axes from `have` to `want`; empty if there is nothing to move."""
     if sorted(have) != sorted(want):
-        raise Stop("scores", f"axes `{have}` cannot be brought to `{want}`")
+        raise Stop("scores", f"an operand has the axes `{have}`, where `{want}` are needed")
     order = tuple(have.index(letter) for letter in want)
     return () if order == tuple(range(len(order))) else order
 

@@ -29,10 +29,22 @@ class Value:
     statement: ast.stmt | None = None
     users: list[Value] = field(default_factory=list, repr=False)
     keeps_rank: bool = False  # a "module" that gives out as many dimensions as it gets
+    dormant: bool = False  # what a name stands for where branches meet, as long as nobody reads it
 
     def __post_init__(self) -> None:
+        if not self.dormant:
+            self.use_operands()
+
+    def use_operands(self) -> None:
         for operand in self.operands():
+            operand.wake()
             operand.users.append(self)
+
+    def wake(self) -> None:
+        """Somebody reads the value: from now on its operands are used."""
+        if self.dormant:
+            self.dormant = False
+            self.use_operands()
 
     def operands(self) -> Iterator[Value]:
         yield from self.args

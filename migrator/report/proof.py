@@ -92,7 +92,7 @@ def _show_tensors(page: Page, tensors: Sequence[TensorRow]) -> None:
 
 def _tensor(row: TensorRow) -> str:
     """Name and shapes; blocks of one stack share theirs."""
-    name = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name)
+    name = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name, count=1)
     shapes = " -> ".join(_joined(shape) for shape in (row.before, row.after) if shape)
     return f"{name} {shapes}".rstrip()
 

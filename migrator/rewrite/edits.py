@@ -73,16 +73,13 @@ def _newline(text: str) -> str:
 
 
 def overlapping(edits: Iterable[DefinitionEdit], others: Iterable[DefinitionEdit]) -> bool:
-    """Whether two sites want to change the same node, or one a part of what the other replaces."""
-    taken = {id(inner) for edit in edits if not isinstance(edit, Insert) for inner in _places(edit.node)}
-    return any(
-        id(inner) in taken for edit in others if not isinstance(edit, Insert) for inner in _places(edit.node)
-    ) or any(id(edit.node) in taken for edit in others)
+    """Whether two sites change the same method: then one comes after the other, and sees what that has left."""
+    return bool({_place(edit) for edit in edits} & {_place(edit) for edit in others})
 
 
-def _places(node: ast.AST) -> list[ast.AST]:
-    """The nodes inside, without those that `ast.parse` makes once and uses everywhere, such as `Load()`."""
-    return [inner for inner in ast.walk(node) if hasattr(inner, "lineno")]
+def _place(edit: DefinitionEdit) -> tuple[int, object]:
+    """The method that is edited, or the whole definition."""
+    return id(edit.definition.tree), _method_lines(edit.definition, edit.node)
 
 
 class _Locator:

@@ -30,7 +30,7 @@ from migrator.recognise.syntax import split_lines
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
 
-_MAX_ROUNDS = 8
+_MAX_ROUNDS = 64  # a method has its sites rewritten one in each round
 
 
 def plan(

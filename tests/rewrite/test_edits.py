@@ -144,11 +144,13 @@ def test_overlaps() -> None:
     here = definition()
     whole, inner = statement(here, 8), node_at(here, 8, ast.BinOp)
     other = statement(here, 11)
+    in_g = statement(here, 15)
     assert overlapping([Replace(here, whole, "a = 1")], [Replace(here, inner, "1")])
-    assert overlapping([Replace(here, inner, "1")], [Replace(here, whole, "a = 1")])
-    assert not overlapping([Remove(here, whole)], [Remove(here, other)])
-    assert not overlapping([Insert(here, whole, "z = 1")], [Insert(here, whole, "y = 1")])
-    assert overlapping([Remove(here, whole)], [Insert(here, whole, "y = 1")])
+    assert overlapping([Replace(here, inner, "1")], [Insert(here, other, "a = 1")])
+    assert not overlapping([Remove(here, whole)], [Remove(here, in_g)])
+    assert overlapping([Remove(here, whole), Remove(here, in_g)], [Remove(here, in_g)])
+    elsewhere = definition()
+    assert not overlapping([Remove(here, whole)], [Remove(elsewhere, statement(elsewhere, 8))])
 
 
 def test_edits_in_several_methods_at_once() -> None:
