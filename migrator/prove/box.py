@@ -30,6 +30,7 @@ def serve(connection: socket.socket) -> NoReturn:
     """Answer requests until the judge hangs up."""
     torch.set_num_threads(1)
     box, own = _Box(), os.getpid()
+    os.register_at_fork(after_in_child=lambda: os._exit(1))  # a copy of a model would answer in its place
     while True:
         try:
             message, tensors = receive(connection)

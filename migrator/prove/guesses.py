@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from migrator.recognise.index import CallSite, ClassInfo, FileIndex
-from migrator.recognise.syntax import FunctionNode, parameters, walk_statements
+from migrator.recognise.syntax import FunctionNode, walk_statements
 
 Build = dict[str, Any]
-_SMALL = 16
+_SMALL, _LARGE = 16, 500
 _NOT_A_SIZE = re.compile(r"vocab|n_?tokens?$|num_emb|classes|pad|seed")
 _CONFIGS = re.compile(r"^(config|configuration|cfg|conf|args|opts?|hparams|hps|params)$")
 _HEADS, _WIDTH = 4, 32
@@ -34,7 +34,7 @@ _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"scale|gain|alpha|beta|temperature", (0.5,)),
     (r"device", ("cpu",)),
     (r"activation|act_?fn?$", ("relu",)),
-    (r".", (_WIDTH, 2)),
+    (r".", (_WIDTH, 3 * _SMALL, 2)),
 )
 
 
@@ -77,9 +77,8 @@ def _placed(site: CallSite) -> tuple[list[ast.stmt], ast.Call]:
     tree = site.definition.tree
     bodies = [] if isinstance(tree, FunctionNode | ast.ClassDef) else [[tree]]
     for function in site.scope:
-        for parameter, default in parameters(function).items():
-            if default is not None:
-                assigned[parameter] = ast.Assign([ast.Name(parameter, ast.Store())], default, lineno=function.lineno)
+        for parameter, default in _defaults(function):
+            assigned[parameter] = ast.Assign([ast.Name(parameter, ast.Store())], default, lineno=function.lineno)
         bodies.append(function.body)
     for body in bodies:
         for statement in walk_statements(body):
@@ -89,6 +88,13 @@ def _placed(site: CallSite) -> tuple[list[ast.stmt], ast.Call]:
     needed: list[ast.stmt] = []
     _require(site.call, assigned, needed)
     return needed, site.call
+
+
+def _defaults(function: FunctionNode) -> Iterator[tuple[str, ast.expr]]:
+    spec = function.args
+    names = [*spec.posonlyargs, *spec.args]
+    yield from zip((arg.arg for arg in names[len(names) - len(spec.defaults) :]), spec.defaults, strict=True)
+    yield from ((arg.arg, value) for arg, value in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if value)
 
 
 def _targets(statement: ast.stmt) -> Iterator[str]:
@@ -125,15 +131,15 @@ def _literals(node: ast.AST, name: str = "") -> Iterator[tuple[ast.Constant, str
         name = node.targets[0].id
     elif isinstance(node, ast.keyword):
         name = node.arg or ""
-    if (
-        isinstance(node, ast.Constant)
-        and type(node.value) is int
-        and node.value >= _SMALL
-        and not _NOT_A_SIZE.search(name)
-    ):
+    if isinstance(node, ast.Constant) and type(node.value) is int and _is_size(name, node.value):
         yield node, name
     for child in ast.iter_child_nodes(node):
         yield from _literals(child, name)
+
+
+def _is_size(name: str, value: int) -> bool:
+    """Whether a number may be made smaller. A small vocabulary may be that of a table in the file; a large one not."""
+    return value >= _SMALL and (not _NOT_A_SIZE.search(name) or value >= _LARGE)
 
 
 def _by_rank(numbers: list[int]) -> dict[int, int]:
@@ -186,15 +192,13 @@ def _from_config(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
         }
         numbers = {
             key: value.value for key, value in fields.items()
-            if isinstance(value, ast.Constant) and type(value.value) is int and value.value >= _SMALL
+            if isinstance(value, ast.Constant) and type(value.value) is int and _is_size(key, value.value)
         }  # fmt: skip
         missing = [f"{key}={_role(key)[0]!r}" for key, value in fields.items() if value is None]
         full = {"cls": info.name, "setup": [], "call": f"{info.name}({config.name}({', '.join(missing)}))"}
         for shrink in (_by_rank, _halved):
             changed = shrink(sorted(set(numbers.values())))
-            words = [
-                f"{key}={changed.get(value, value)}" for key, value in numbers.items() if not _NOT_A_SIZE.search(key)
-            ]
+            words = [f"{key}={changed.get(value, value)}" for key, value in numbers.items()]
             call = f"{info.name}({config.name}({', '.join([*missing, *words])}))"
             yield Guess({"cls": info.name, "setup": [], "call": call}, full, f"{config.name}'s defaults")
         yield Guess(full, full, f"{config.name}'s defaults")

@@ -25,10 +25,17 @@ def prove_new(bench: Bench, stage: Stage, symbols: Sequence[str], roots: Sequenc
     if bench.ledger.failed:
         return
     check_parts(bench, stage, cases)
-    if bench.ledger.failed or all(isinstance(part, DepthInitPart) for part in parts_of(stage.claims)):
-        return  # nothing was switched off, so isolation has already said that the function is the same
+    if bench.ledger.failed or _initial_values_only(stage):
+        return
     check_invariants(bench, stage, cases)
     check_gradients(bench, stage, cases)
+
+
+def _initial_values_only(stage: Stage) -> bool:
+    """Whether nothing was switched off, so that isolation has already said that the function is the same."""
+    parts = parts_of(stage.claims)
+    none_off = not any(claim.off for claim in stage.claims)
+    return bool(parts) and none_off and all(isinstance(part, DepthInitPart) for part in parts)
 
 
 def _possible(bench: Bench, stage: Stage, case: Case) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from migrator.codemod import Claim, DepthInitPart, NormPart, Part, Promise, RotaryPart, Swap, SwiGLUPart
 from migrator.rewrite.plan import Plan, Stage
 
-LEGACY = '''\
+LEGACY = """\
 import math
 
 import torch
@@ -165,7 +165,7 @@ if __name__ == "__main__":
     model = Model(vocab_size=vocab_size, width=width)
     print(model(torch.zeros(2, 8, dtype=torch.long)))
     raise SystemExit(1)
-'''
+"""
 
 _IMPORT = "from torch.nn import functional as F\n"
 
