@@ -55,6 +55,23 @@ def test_the_rewritten_text_uses_what_it_imports(case: Case) -> None:
     assert imported(case.after) - imported(case.before) <= used
 
 
+@pytest.mark.parametrize("case", REWRITTEN, ids=named)
+def test_nothing_is_computed_for_nobody(case: Case) -> None:
+    """A local name that was read before is still read, or is gone."""
+    assert unread(case.after) <= unread(case.before)
+
+
+def unread(text: str) -> set[tuple[str, str]]:
+    """(function, name) of what a function assigns and never reads."""
+    found = set()
+    for function in ast.walk(ast.parse(text)):
+        if isinstance(function, ast.FunctionDef):
+            read = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+            targets = [target for node in ast.walk(function) if isinstance(node, ast.Assign) for target in node.targets]
+            found |= {(function.name, t.id) for t in targets if isinstance(t, ast.Name) and t.id not in read}
+    return found
+
+
 def imported(text: str) -> set[str]:
     """Names from the runtime."""
     return {

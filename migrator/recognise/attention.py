@@ -17,7 +17,6 @@ from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Flow, Value
 from migrator.recognise.weights import follow, seen_on_the_way, stranger
 
-
 _SCRIPTING = {f"torch.jit.{name}" for name in ("script", "script_method", "ScriptModule", "script_if_tracing")}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from migrator.recognise.syntax import walk_statements
+from migrator.recognise.syntax import stored_names, walk_statements
 from migrator.recognise.values import Flow, Value
 
 
@@ -56,7 +56,7 @@ class _Sweep:
         values = self.flow.assigned.get(statement, [])
         if not values or not all(_assigns_names(target) for target in _targets(statement)):
             return False
-        if any(isinstance(node, ast.Name) and node.id in self.captured for node in ast.walk(statement)):
+        if stored_names([statement]) & self.captured:
             return False
         return any(value in self.served for value in values) and not any(self.lives(value) for value in values)
 
