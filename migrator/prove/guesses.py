@@ -138,7 +138,7 @@ def _literals(node: ast.AST, name: str = "") -> Iterator[tuple[ast.Constant, str
 
 
 def _is_size(name: str, value: int) -> bool:
-    """Whether a number may be made smaller. A small vocabulary may be that of a table in the file; a large one isn't."""
+    """Whether a number may be made smaller. A small vocabulary may be that of a table in the file."""
     return value >= _SMALL and (not _NOT_A_SIZE.search(name) or value >= _LARGE)
 
 
