@@ -1,4 +1,4 @@
-"""The fixture cases: folders `fixtures/<codemod>/<case>` with before.py, report.txt and, where it is rewritten, after.py."""
+"""The fixture cases: folders `fixtures/<codemod>/<case>` with before.py, report.txt and perhaps after.py and probe.py."""
 
 from __future__ import annotations
 

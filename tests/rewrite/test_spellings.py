@@ -1,4 +1,4 @@
-"""Attention assembled from interchangeable spellings: whatever comes out computes the same, or is refused, and never breaks."""
+"""Attention assembled from interchangeable spellings: each is migrated exactly or refused, and none breaks the tool."""
 
 from __future__ import annotations
 
