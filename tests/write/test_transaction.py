@@ -151,6 +151,7 @@ def test_ctrl_c_waits_until_the_set_is_whole(files: list[Path], monkeypatch: pyt
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", interrupted)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it ignored
     with pytest.raises(KeyboardInterrupt):
         replace_all(changes(files))
     assert contents(files) == [NEW] * 3
