@@ -175,6 +175,38 @@ Part = Union[RotaryPart, AlibiPart, NormPart, MovedNormPart, SwiGLUPart, DepthIn
 
 
 @dataclass(frozen=True)
+class CachedDecoding:
+    """`method` of `owner` takes `past_kv` and `use_cache`, and then computes only positions that are not cached yet.
+
+    `sequences` are the parameters that hold the whole prefix, each with its axis of positions. With `use_cache=True`
+    the result is (old result, cache), or, where the old one was a tuple, that tuple with the cache at its end. What
+    comes out for the new positions equals what the whole prefix gives there.
+    """
+
+    owner: str
+    method: str
+    sequences: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class CachedGeneration:
+    """`function`, "sample" or "GPT.generate", decodes with a cache, and gives the same tokens from the same seed."""
+
+    function: str
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """`owner` runs the blocks in `attribute` under `gradient_checkpointing_enable()`, which changes no gradient."""
+
+    owner: str
+    attribute: str
+
+
+Ability = Union[CachedDecoding, CachedGeneration, Checkpointing]
+
+
+@dataclass(frozen=True)
 class Claim:
     """What one site's change says of itself. The proof accepts nothing that no claim covers.
 
@@ -185,6 +217,9 @@ class Claim:
         parts: the new components, each of which the proof checks against its own reference.
         renamed: (class, old key, new key) of state-dict entries that changed their name.
         changes: invariants that the change gives up by intent, with the reason, printed as CHANGED.
+        abilities: what the text can do after the change and could not before; the proof tries it.
+        parameters: (function or "Class.method", names of parameters with defaults that it gains at its end).
+        bases: (class, base that it gains).
     """
 
     definitions: tuple[str, ...]
@@ -193,6 +228,9 @@ class Claim:
     parts: tuple[Part, ...] = ()
     renamed: tuple[tuple[str, str, str], ...] = ()
     changes: tuple[tuple[str, str], ...] = ()
+    abilities: tuple[Ability, ...] = ()
+    parameters: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    bases: tuple[tuple[str, str], ...] = ()
 
 
 # --- what to do ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ part in its forward, and modules of positions and of initial values have no stat
 from .alibi import Alibi
 from .attention import attention, attention_weights
 from .block import PreNormBlock
+from .cache import KVCache, LayerCache
+from .checkpointing import GradientCheckpointing
 from .encoder import Encoder
 from .feed_forward import SwiGLU, swiglu, swiglu_width
 from .init import DepthScaledInit, magneto_gain, magneto_init_
@@ -19,6 +21,9 @@ __all__ = [
     "Alibi",
     "DepthScaledInit",
     "Encoder",
+    "GradientCheckpointing",
+    "KVCache",
+    "LayerCache",
     "PreNormBlock",
     "RotaryEmbedding",
     "SinusoidalPositionalEncoding",

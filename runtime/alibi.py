@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .cache import LayerCache
+
 
 class Alibi(nn.Module):
     """Bias that lowers the scores of far keys, in proportion to the distance: a position encoding without embedding.
@@ -24,6 +26,7 @@ class Alibi(nn.Module):
         - q: `(..., query_len, head_dim)`; only its length, dtype and device are read
         - k: `(..., key_len, head_dim)`; only its length is read
         - offset: taken for the sake of one signature with `RotaryEmbedding`; distances do not depend on it
+        - past_kv: cache of the keys before `k`, whose number is added to `key_len`
         - output: `(num_heads, query_len, key_len)` in the dtype of `q`. With fewer queries than keys the queries are
           the last positions (lower-right aligned), as in decoding with a cache.
 
@@ -50,8 +53,10 @@ class Alibi(nn.Module):
         between = 8 * (head - power) - 4  # odd members of the sequence of twice the length
         return torch.exp2(-torch.where(head <= power, 8 * head, between) / power)
 
-    def forward(self, q: Tensor, k: Tensor, offset: int = 0) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, offset: int = 0, past_kv: LayerCache | None = None) -> Tensor:
         query_len, key_len = q.size(-2), k.size(-2)
+        if past_kv is not None:
+            key_len = key_len + past_kv.length
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         i = torch.arange(key_len - query_len, key_len, device=q.device, dtype=dtype)[:, None]
         j = torch.arange(key_len, device=q.device, dtype=dtype)

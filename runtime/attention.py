@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cache import LayerCache
+
 
 def attention(
     q: Tensor,
@@ -20,6 +22,7 @@ def attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
     fill: float = -math.inf,
+    past_kv: LayerCache | None = None,
 ) -> Tensor:
     """Weighted mean of the values, `dropout(softmax(scale * q k^T + bias)) v`, hidden keys left out.
 
@@ -37,6 +40,8 @@ def attention(
         fill: the score that a key hidden by `mask` or `causal` has in the formula this call stands for. It matters
             only in rows where all keys are hidden: `-inf` makes them NaN, as softmax does, and a finite fill such as
             `-1e9` makes them the mean of all values.
+        past_kv: keys and values of the positions before these. `k` and `v` are added to it, and the queries attend to
+            all that it then holds: `key_len` below is `past_kv.length` after the call.
 
     Shape:
         - q: `(..., num_heads, query_len, head_dim)`
@@ -54,6 +59,8 @@ def attention(
 
     Reference: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, "FlashAttention", arXiv 2205.14135.
     """
+    if past_kv is not None:
+        k, v = past_kv.append(k, v)
     _check(q, k, mask, bias, fill)
     if k.size(-2) != v.size(-2):
         raise ValueError(f"one value per key is needed, got k {tuple(k.shape)} and v {tuple(v.shape)}")

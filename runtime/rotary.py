@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .cache import LayerCache
 from .table import PositionTable
 
 Layout = Literal["interleaved", "half"]
@@ -31,8 +32,8 @@ class RotaryEmbedding(PositionTable):
     Shape:
         - q: `(..., query_len, dim)`
         - k: `(..., key_len, dim)`
-        - offset: position of the first row of `q` and of `k`. When decoding with a cache, rotate the new keys with
-          the number of cached ones as offset, and cache them rotated.
+        - offset: position of the first row of `q` and of `k`
+        - past_kv: cache of the positions before these; its length is added to `offset`. Keys are cached rotated.
         - output: the rotated `(q, k)`, in their own shapes and dtypes
 
     State dict: empty.
@@ -68,9 +69,13 @@ class RotaryEmbedding(PositionTable):
             return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
         return torch.stack((torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1))).flatten(-2)
 
-    def forward(self, q: Tensor, k: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, q: Tensor, k: Tensor, offset: int = 0, past_kv: LayerCache | None = None
+    ) -> tuple[Tensor, Tensor]:
         if q.size(-1) != self.dim or k.size(-1) != self.dim:
             raise ValueError(f"the last axis must be dim={self.dim}, got q {tuple(q.shape)} and k {tuple(k.shape)}")
+        if past_kv is not None:
+            offset = offset + past_kv.length
         query_len, key_len = q.size(-2), k.size(-2)
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         cos, sin = self.rows(offset, max(query_len, key_len), self.dim, q.device, dtype).unbind()

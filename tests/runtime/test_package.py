@@ -17,10 +17,12 @@ PUBLIC = [(name, getattr(runtime, name)) for name in runtime.__all__]
 # Which of the package's files each of them may import: leaves -> attention, feed_forward -> block -> encoder.
 IMPORTS = {
     "table": set(),
+    "cache": set(),
+    "checkpointing": set(),
     "sinusoidal": {"table"},
-    "rotary": {"table"},
-    "alibi": set(),
-    "attention": set(),
+    "rotary": {"cache", "table"},
+    "alibi": {"cache"},
+    "attention": {"cache"},
     "feed_forward": set(),
     "init": set(),
     "block": {"attention", "feed_forward", "rotary"},
