@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,19 @@ from torch import Tensor, nn
 from tests.cases import load
 
 TOLERANCE = 1e-10
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """float64 everywhere, and one thread: the tensors are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
 
 
 class Pair:

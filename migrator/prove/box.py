@@ -132,7 +132,9 @@ class _Box:
         count = 0
         for owner in switches.owners(self.held[message["handle"]].module, message["owner"]):
             source = getattr(owner, message["source"])
-            target = source[-1] if isinstance(source, nn.ModuleList) else source
+            # A stack may be called, or looped over; in both its last block gives out what it gives out.
+            stack = isinstance(source, nn.ModuleList | nn.Sequential) and len(source)
+            target = source[-1] if stack else source
             weight = next(weights) if message["weight"] else None
             bias = next(weights) if message["bias"] else None
             target.register_forward_hook(

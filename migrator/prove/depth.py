@@ -24,13 +24,12 @@ _APPLY_SEED = 5
 
 @dataclass(frozen=True)
 class _Models:
-    """One case four times: the text before, and the text after with its part neutral, active, and after `apply`."""
+    """One case four times: before and after the change, fresh and after a later `model.apply`."""
 
     before: Model
-    neutral: Model
-    active: Model
-    applied: Model
-    applied_neutral: Model
+    after: Model
+    before_applied: Model
+    after_applied: Model
 
 
 def check_depth_init(bench: Bench, stage: Stage, cases: Sequence[Case], part: DepthInitPart) -> None:
@@ -44,15 +43,15 @@ def check_depth_init(bench: Bench, stage: Stage, cases: Sequence[Case], part: De
                 continue
             try:
                 models = _models(bench, stage, case)
-                outputs = _outputs(models.active, part)
+                outputs = _outputs(models.after, part)
             except BoxError as error:
                 scale.fail(f"its initial values can't be compared: {error}")
                 continue
             for path, factor in outputs.items():
-                _scaled(scale, models.neutral, models.active, path, factor)
-                _scaled(survives, models.applied_neutral, models.applied, path, factor)
+                _scaled(scale, models.before, models.after, path, factor)
+                _scaled(survives, models.before_applied, models.after_applied, path, factor)
             _others(others, stage, models)
-            _embeddings(others, models.active, part)
+            _embeddings(others, models.after, part)
         scale.words = f"{', '.join(part.outputs)} of {part.blocks} start at 1/sqrt(2 N)"
         survives.words = "a later model.apply(init_fn) keeps the scale"
         others.words = f"all others start as before{f', embeddings at std {_STD}' if part.embeddings else ''}"
@@ -60,16 +59,13 @@ def check_depth_init(bench: Bench, stage: Stage, cases: Sequence[Case], part: De
 
 def _models(bench: Bench, stage: Stage, case: Case) -> _Models:
     # Calls of nn.init.normal_ leave the random stream alone on both sides, so that an added one shifts nothing else.
-    before = bench.box("the code before the change", stage.before, isolated_draws=True)
-    neutral = bench.box("the migrated code", stage.after, neutral=_parts(stage), isolated_draws=True)
-    active = bench.box("the migrated code", stage.after, isolated_draws=True)
-
-    def built(box: object, init_seed: int | None = None) -> Model:
-        return bench.model(box, case, torch.float32, init_seed=init_seed)  # type: ignore[arg-type]
-
-    return _Models(
-        built(before), built(neutral), built(active), built(active, _APPLY_SEED), built(neutral, _APPLY_SEED)
-    )
+    boxes = [
+        bench.box("the code before the change", stage.before, isolated_draws=True),
+        bench.box("the migrated code", stage.after, isolated_draws=True),
+    ]
+    fresh = [bench.model(box, case, torch.float32) for box in boxes]
+    applied = [bench.model(box, case, torch.float32, init_seed=_APPLY_SEED) for box in boxes]
+    return _Models(*fresh, *applied)
 
 
 def _outputs(model: Model, part: DepthInitPart) -> dict[str, float]:
@@ -90,24 +86,25 @@ def _outputs(model: Model, part: DepthInitPart) -> dict[str, float]:
     return found
 
 
-def _scaled(tally: Tally, neutral: Model, active: Model, name: str, factor: float) -> None:
-    tally.measured(
-        relative(neutral.state[name] * factor, active.state[name]), f"{name}, which should be scaled by {factor:.4f},"
-    )
+def _scaled(tally: Tally, before: Model, after: Model, name: str, factor: float) -> None:
+    if name not in before.state:
+        tally.fail(f"{name} is new")
+        return
+    what = f"{name}, which should be scaled by {factor:.4f},"
+    tally.measured(relative(before.state[name] * factor, after.state[name]), what)
 
 
 def _others(tally: Tally, stage: Stage, models: _Models) -> None:
-    """The scaling touches nothing else; and but for embeddings, the text before starts with the same values."""
+    """But for residual outputs and embeddings, the text before starts with the same values."""
     parts = _parts(stage)
-    outputs = {name for part in parts for name in _outputs(models.active, part)}
-    embeddings = {name for part in parts for name in _embedding_weights(models.active, part)}
-    for name, value in models.active.state.items():
+    meant = {name for part in parts for name in _outputs(models.after, part)}
+    meant |= {name for part in parts for name in _embedding_weights(models.after, part)}
+    meant |= {name for group in models.after.tied for name in group if meant & set(group)}
+    for name, value in models.after.state.items():
         tally.ok()
         if name not in models.before.state:
             tally.fail(f"the tensor {name} is new, and no claim covers it")
-        elif name not in outputs and not torch.equal(models.neutral.state[name], value):
-            tally.fail(f"{name} is scaled too")
-        elif name not in embeddings and not _equal(models.before.state[name], models.neutral.state[name]):
+        elif name not in meant and not _equal(models.before.state[name], value):
             tally.fail(f"{name} starts with other values than before")
 
 

@@ -81,7 +81,7 @@ class Search:
 
     def method(self, name: str) -> list[inputs.Spec] | None:
         method = getattr(self.module, name, None)
-        if method is None:
+        if not callable(method):
             return None
         parameters = inputs.parameters_of(method)
         embedded = _embedded(self.module, name)

@@ -55,6 +55,7 @@ def guesses(index: FileIndex, name: str) -> Iterator[Guess]:
     if info is None:
         return
     yield from _from_config(index, info)
+    yield from _from_keys(index, info)
     yield from _from_names(info)
 
 
@@ -202,6 +203,31 @@ def _from_config(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
             call = f"{info.name}({config.name}({', '.join([*missing, *words])}))"
             yield Guess({"cls": info.name, "setup": [], "call": call}, full, f"{config.name}'s defaults")
         yield Guess(full, full, f"{config.name}'s defaults")
+
+
+def _from_keys(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
+    """`Model({...})` and `Model(Namespace(...))`, with the keys and attributes that the file reads from it."""
+    required = [name for name, default, _ in _signature(info) if default is None]
+    if len(required) != 1 or not _CONFIGS.match(required[0]):
+        return
+    nodes = [node for definition in index.definitions for node in ast.walk(definition.tree)]
+    keys = {
+        node.slice.value for node in nodes
+        if isinstance(node, ast.Subscript) and _is_config(node.value)
+        and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
+    }  # fmt: skip
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_config(node.value)} - {"get"}
+    for found, spelled in ((keys, "dict"), (names, "types.SimpleNamespace")):
+        for choice in _choices({name: _role(name) for name in sorted(found)}) if found else ():
+            words = ", ".join(f"{key!r}: {value!r}" for key, value in choice.items())
+            build = {"cls": info.name, "setup": ["import types"], "call": f"{info.name}({spelled}(**{{{words}}}))"}
+            yield Guess(build, build, "what it reads from its configuration")
+
+
+def _is_config(node: ast.expr) -> bool:
+    """`config`, and `self.config`."""
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return _CONFIGS.match(name) is not None
 
 
 def _is_dataclass(info: ClassInfo) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from migrator.prove.ledger import Ledger, Tally
 from migrator.prove.probe import Case
 from migrator.prove.remote import Box, BoxError, Model, Run, both, ran
 from migrator.prove.states import Matched, matched, paths_of, renaming, under
+from migrator.recognise.index import FileIndex
 from migrator.recognise.syntax import split_lines
 from migrator.rewrite.plan import Stage
 
@@ -101,7 +103,7 @@ def isolated(bench: Bench, tally: Tally, before: Box, after: Box, case: Case, st
     except BoxError as error:
         tally.fail(f"the two texts can't be given the same weights: {error}")
         return
-    problem = unexpected(pair, stage.claims)
+    problem = unexpected(pair, stage.claims) or lost_attribute(pair, stage)
     if problem is not None:
         tally.fail(problem)
         return
@@ -134,6 +136,20 @@ def unexpected(pair: Twins, claims: Sequence[Claim]) -> str | None:
         if not under(name, allowed):
             what = "is new" if name in pair.states.new else "has another size"
             return f"the tensor {name} {what}, and no claim covers it"
+    return None
+
+
+def lost_attribute(pair: Twins, stage: Stage) -> str | None:
+    """A public attribute of a class of the file that is gone, and was not what the stage switched off."""
+    own = set(FileIndex(stage.before).modules)
+    lines = split_lines(stage.before)
+    swapped = {line for claim in stage.claims for swap in claim.off for line in range(swap.line, swap.end_line + 1)}
+    off = {name for line in swapped for name in re.findall(r"\.(\w+)", lines[line - 1])}
+    for path, names in pair.before.attributes.items():
+        if path in pair.after.attributes and own & set(pair.before.modules[path]["classes"]):
+            gone = [name for name in names if name not in pair.after.attributes[path] and name not in off]
+            if gone:
+                return f"its attribute {f'{path}.' if path else ''}{gone[0]} is gone, and no claim covers it"
     return None
 
 

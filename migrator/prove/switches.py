@@ -84,8 +84,6 @@ def replace_runtime(neutral: list[Part], reference: list[Part]) -> None:
     kinds = {part["kind"] for part in neutral}
     if "SwiGLUPart" in kinds:
         _replace("swiglu", lambda gate, up: gate)
-    if "DepthInitPart" in kinds:
-        _replace("DepthScaledInit", _NoInit)
     if any(part["kind"] in ("RotaryPart", "AlibiPart") for part in reference):
         import runtime
 
@@ -97,13 +95,6 @@ def replace_runtime(neutral: list[Part], reference: list[Part]) -> None:
 def reference_calls() -> int:
     """How often the reference positions were applied."""
     return int(_state["calls"])
-
-
-class _NoInit(nn.Module):
-    """Stands where initial values would be scaled."""
-
-    def __init__(self, blocks: nn.Module, outputs: tuple[str, ...]) -> None:
-        super().__init__()
 
 
 def _replace(name: str, new: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from migrator.codemod import Phase
 from migrator.rewrite.engine import plan
-from tests.parity import assert_exact
+from tests.parity import assert_exact, double_precision
 
 PROJECTIONS = {
     "linear": ("q, k, v = (f(x).view(b, t, 3, 4).transpose(1, 2) for f in (self.q, self.k, self.v))", "bhtd"),
@@ -178,14 +179,13 @@ def inputs(length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def double_precision() -> object:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+def in_double_precision() -> Iterator[None]:
+    with double_precision():
+        yield
 
 
 @seed(20170612)
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(spellings())
 def test_every_spelling_is_migrated_exactly_or_refused(spelling: Spelling) -> None:
     planned = plan(Path("model.py"), spelling.text, phase=Phase.DROP_IN)
