@@ -279,6 +279,24 @@ class Insert:
 
 
 @dataclass(frozen=True)
+class Argument:
+    """One more argument, such as `past_kv=past_kv`, at the end of the call `node`."""
+
+    definition: Definition
+    node: ast.Call
+    code: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One more parameter with a default, such as `use_cache: bool = False`, at the end of those of a function."""
+
+    definition: Definition
+    node: ast.FunctionDef | ast.AsyncFunctionDef
+    code: str
+
+
+@dataclass(frozen=True)
 class Import:
     """`from module import name`, wherever the file keeps its imports; without a name `import module`."""
 
@@ -286,7 +304,7 @@ class Import:
     name: str = ""
 
 
-AnyEdit = Union[Edit, Replace, Remove, Insert, Import]
+AnyEdit = Union[Edit, Replace, Remove, Insert, Argument, Parameter, Import]
 
 
 if TYPE_CHECKING or "libcst.codemod" not in sys.modules:

@@ -16,7 +16,7 @@ from migrator.recognise.positions import carriers, encodings
 from migrator.recognise.shapes import symbol
 from migrator.recognise.spelling import bound_in
 from migrator.recognise.syntax import bind
-from migrator.recognise.values import Flow, Value
+from migrator.recognise.values import Flow, Value, walked
 
 RETURNED = "they are returned"
 _DEFAULT_BASE = 10000.0  # of the runtime's encoding
@@ -168,15 +168,15 @@ def _component(user: Value, held: dict[str, Component]) -> Component | None:
         return held[user.data]
     if user.op == "looped" and user.args[3].op == "attr":
         return held.get(user.args[3].data)
-    if user.op == "call_local" and user.args[0].op == "element" and user.args[0].args[0].op == "attr":
-        return held.get(user.args[0].args[0].data)
-    return None
+    source = walked(user.args[0]) if user.op == "call_local" else None
+    return held.get(source.data) if source is not None and source.op == "attr" else None
 
 
 def _named_by(user: Value) -> ast.AST | None:
     """The node `self.attribute` by which a component is run: what is called, or looped over."""
     if user.op == "call_local":
-        return user.args[0].args[0].node
+        source = walked(user.args[0])
+        return source.node if source is not None else None
     if user.op == "looped":
         return user.args[3].node
     return user.node.func if isinstance(user.node, ast.Call) else None

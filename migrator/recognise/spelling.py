@@ -42,6 +42,14 @@ def free_name(index: FileIndex, definition: Definition, *wishes: str) -> str:
     return next((name for name in wishes if name not in taken), f"{wishes[-1]}_")
 
 
+def free_local(index: FileIndex, function: ast.AST, *wishes: str) -> str:
+    """The first of the wishes that nothing inside a function, nor the module, means by that name."""
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    used |= {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+    used |= {*index.imports, *index.classes, *index.functions, *index.constants}
+    return next((name for name in wishes if name not in used), f"{wishes[-1]}_")
+
+
 def call(function: str, arguments: list[str], *, prefix: str = "", suffix: str = "", indent: int = 8) -> str:
     """`prefix function(arguments) suffix` in as few lines as fit: one, the arguments on their own line, or one each."""
     joined = ", ".join(arguments)

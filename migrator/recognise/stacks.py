@@ -10,7 +10,7 @@ from migrator.recognise.composition import Component, components, users_of
 from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.runs import members, obstacle_of
-from migrator.recognise.values import Flow, Value, strip
+from migrator.recognise.values import Flow, Value, strip, walked
 
 _PASSING = ("dropout", "contiguous", "identity", "view", "reshape", "transpose", "permute", "getitem", "to", "float")
 
@@ -112,12 +112,17 @@ def _entry(value: Value, component: Component) -> Value | None:
     if value.op == "module" and value.data == component.attribute and component.kind != "list" and value.args:
         return value.args[0]
     if value.op == "looped" and component.kind != "single":
-        entering, _, body, source = value.args
-        called = strip(body)
-        over = source.op == "attr" and source.data == component.attribute
-        if over and called.op == "call_local" and called.args[0].op == "element":
+        entering, _, body, _ = value.args
+        source = _over(strip(body))
+        if source is not None and source.op == "attr" and source.data == component.attribute:
             return entering
     return None
+
+
+def _over(called: Value) -> Value | None:
+    """What is looped over, if `called` is `block(x)` or `self.checkpointed(block, x)` for each block of it."""
+    runs = called.op == "call_local" or (called.op in ("module", "self_call") and called.data == "checkpointed")
+    return walked(called.args[0]) if runs and called.args else None
 
 
 def _normed_inside(component: Component) -> str:
@@ -154,7 +159,8 @@ def _norm_in(index: FileIndex, info: ClassInfo, user: Value, depth: int) -> str:
     if user.op != "module":
         return ""
     name: str = user.data
-    if name in norms(info) or "norm" in name.lower() or name.startswith("ln"):
+    last = name.rpartition(".")[2]
+    if name in norms(info) or "norm" in last.lower() or last.startswith("ln"):
         return f"{info.name}.{name}"
     made = info.attribute(name)
     if not isinstance(made, ast.Call):

@@ -127,6 +127,16 @@ class Flow:
         return all(then.get(name) is now.get(name) for name in names)
 
 
+def walked(item: Value) -> Value | None:
+    """What a loop walks over, given the item it has at hand: `xs` in `for x in xs` and `for i, x in enumerate(xs)`."""
+    if item.op == "unpack" and item.data == 1:
+        item = item.args[0]
+    source = item.args[0] if item.op == "element" else None
+    if source is not None and source.op == "call" and source.data == "enumerate" and source.args:
+        source = source.args[0]
+    return source
+
+
 def strip(value: Value) -> Value:
     """The value behind operations that do not change what it is."""
     while value.op in TRANSPARENT and value.args:

@@ -10,11 +10,12 @@ from typing import Union, cast
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
-from migrator.codemod import Edit, Insert, Remove, Replace
+from migrator.codemod import Argument, Edit, Insert, Parameter, Remove, Replace
 from migrator.recognise.index import Definition
 from migrator.recognise.syntax import FunctionNode, split_lines
+from migrator.rewrite.arguments import with_argument, with_parameter
 
-DefinitionEdit = Union[Edit, Replace, Remove, Insert]
+DefinitionEdit = Union[Edit, Replace, Remove, Insert, Argument, Parameter]
 _Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
 _Span = tuple[int, int, int, int]
 
@@ -167,6 +168,10 @@ class _Applier(cst.CSTTransformer):
                 here = [self.tombstone(here[0])]
             elif isinstance(edit, Replace):
                 here = self.replacement(here[0], edit.code)
+            elif isinstance(edit, Argument):
+                here = [with_argument(here[0], edit)]
+            elif isinstance(edit, Parameter):
+                here = [with_parameter(here[0], edit)]
             else:
                 here = [edit.change(here[0])]
         if before:
@@ -174,8 +179,11 @@ class _Applier(cst.CSTTransformer):
         return _flat(before, here, after)
 
     def statements(self, code: str) -> list[_Statement]:
-        module = cst.parse_module(self.indented(code) + "\n", config=self.config)
-        return list(module.body)
+        """The statements of some code; if it starts with an empty line, so do they."""
+        body = list(cst.parse_module(self.indented(code) + "\n", config=self.config).body)
+        if code.startswith("\n"):
+            body[0] = body[0].with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+        return body
 
     def indented(self, code: str) -> str:
         """Code whose arguments are indented as everything else in the file."""

@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from migrator.codemod import (
     AnyEdit,
     Codemod,
-    Edit,
     Finding,
     Import,
-    Insert,
     Modern,
     Phase,
     Place,
     Promise,
     Refusal,
-    Remove,
-    Replace,
     Site,
 )
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.syntax import split_lines
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
+
+if TYPE_CHECKING:
+    from migrator.rewrite.edits import DefinitionEdit
 
 _MAX_ROUNDS = 64  # a method has its sites rewritten one in each round
 
@@ -182,7 +182,7 @@ class _Run:
         return tuple(sorted(self.rows, key=lambda row: (row.phase, row.line, row.codemod)))
 
 
-def _not_imports(edits: list[AnyEdit]) -> list[Edit | Replace | Remove | Insert]:
+def _not_imports(edits: list[AnyEdit]) -> list[DefinitionEdit]:
     return [edit for edit in edits if not isinstance(edit, Import)]
 
 

@@ -1,0 +1,244 @@
+"""The decoding path of a causal model learns to go on from keys and values that it has computed before."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from migrator.codemod import (
+    AnyEdit,
+    Argument,
+    CachedDecoding,
+    Claim,
+    Codemod,
+    Finding,
+    Import,
+    Insert,
+    Modern,
+    Parameter,
+    Phase,
+    Place,
+    Promise,
+    Refusal,
+    Replace,
+    Site,
+)
+from migrator.recognise.cached import takes_cache
+from migrator.recognise.decoding import Decoder, decoders
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
+from migrator.recognise.lanes import Lane
+from migrator.recognise.runs import RUN_REFUSALS
+from migrator.recognise.spelling import LINE_LIMIT, free_local, runtime_name
+from migrator.recognise.syntax import FunctionNode
+
+_HAND_ON = "past_kv=past_kv"
+
+
+@dataclass(frozen=True)
+class _Part:
+    decoder: Decoder
+    cache: str  # how the file calls `KVCache`
+    layer: str  # and `LayerCache`
+    imports: tuple[Import, ...]
+
+
+class KeyValueCache(Codemod):
+    """logits = model(tokens) -> logits, past_kv = model(tokens, past_kv=past_kv, use_cache=True), at will."""
+
+    phase = Phase.ACCELERATION
+    promise = Promise.EXACT
+    rationale = "Keys and values of earlier tokens never change, so a step needs to compute those of the new one alone."
+    reference = "Pope et al. 2022, Efficiently Scaling Transformer Inference, arXiv 2211.05102"
+    after = ("flash", "fused_qkv")
+    refusals = {
+        "attention": "the blocks attend by something else than one fused self-attention of this file",
+        "mask": "the attention is given a mask or a bias whose rows belong to the whole sequence",
+        "causal-unknown": "whether the stack is causal cannot be told",
+        "block": "something in a block besides its attention lets positions meet",
+        "arguments": "the blocks are given more than the sequence",
+        "entry": "what enters the blocks does not depend on the positions one by one",
+        "output": "what is returned is not made of the positions one by one",
+        "signature": "a method cannot take one more argument",
+        "subclassed": "a method that would take one more argument is overridden",
+        "layout": "the place cannot be edited statement by statement",
+        **RUN_REFUSALS,
+    }
+
+    def find(self, index: FileIndex) -> Iterator[Finding]:
+        for found in decoders(index):
+            owner = found.stack.owner
+            place = Place.of(f"{owner.name}.{found.stack.component.attribute}", found.stack.statement, owner.definition)
+            if isinstance(found, Decoder):
+                yield _site(index, found, place)
+            elif found.code:
+                yield Refusal(place, found.code, found.seen, found.remedy)
+            else:
+                yield Modern(place, found.seen)
+
+    def rewrite(self, site: Site) -> Iterator[AnyEdit]:
+        part: _Part = site.part
+        decoder = part.decoder
+        layer = f"past_kv: {part.layer} | None = None"
+        yield from _attention_edits(decoder, layer)
+        yield from _block_edits(decoder, layer)
+        yield from _signature_edits(decoder, part.cache)
+        yield _cut(decoder, part.cache)
+        yield from _run_edits(decoder)
+        for statement in decoder.returns:
+            yield Replace(decoder.stack.owner.definition, statement, _returned(decoder, statement))
+        yield from part.imports
+
+
+def _site(index: FileIndex, decoder: Decoder, place: Place) -> Site:
+    stack = decoder.stack
+    attention, block, owner = decoder.attention.flow.owner, decoder.block, stack.owner
+    assert attention is not None
+    method = stack.flow.function.name
+    cache, needs_cache = runtime_name(index, "KVCache")
+    layer, needs_layer = runtime_name(index, "LayerCache")
+    annotated = any(_is_annotated(info.methods["forward"]) for info in (attention, block))
+    imports = (needs_cache, needs_layer) if annotated else (needs_cache,)
+    names = tuple(dict.fromkeys((owner.name, block.name, attention.name)))
+    inner = tuple((f"{info.name}.forward", ("past_kv",)) for info in (attention, block) if not _has_cache(info))
+    claim = Claim(
+        names,
+        names,
+        abilities=(CachedDecoding(owner.name, method, decoder.cut.sequences),),
+        parameters=((f"{owner.name}.{method}", ("past_kv", "use_cache")), *inner),
+    )
+    message = f"`{method}` can go on from cached keys and values: only new positions are computed"
+    return Site(place, message, claim, _Part(decoder, cache, layer, imports))
+
+
+def _has_cache(info: ClassInfo) -> bool:
+    """Whether another stack of the same class has brought the cache into it already."""
+    return takes_cache(info.methods["forward"])
+
+
+def _is_annotated(function: FunctionNode) -> bool:
+    spec = function.args
+    return any(arg.annotation is not None for arg in [*spec.posonlyargs, *spec.args, *spec.kwonlyargs])
+
+
+def _parameter(info: ClassInfo, function: FunctionNode, annotated: str) -> Parameter:
+    """The parameter in the manner of the others, with or without its type."""
+    name, _, default = annotated.partition("=")
+    plain = f"{name.partition(':')[0].strip()}={default.strip()}"
+    return Parameter(info.definition, function, annotated if _is_annotated(function) else plain)
+
+
+def _attention_edits(decoder: Decoder, layer: str) -> Iterator[AnyEdit]:
+    owner = decoder.attention.flow.owner
+    assert owner is not None
+    if not _has_cache(owner):
+        yield _parameter(owner, owner.methods["forward"], layer)
+        assert isinstance(decoder.attention.node, ast.Call)
+        for call in (*decoder.positioned, decoder.attention.node):
+            yield Argument(owner.definition, call, _HAND_ON)
+
+
+def _block_edits(decoder: Decoder, layer: str) -> Iterator[AnyEdit]:
+    if not _has_cache(decoder.block):
+        yield _parameter(decoder.block, decoder.block.methods["forward"], layer)
+        assert isinstance(decoder.attending.node, ast.Call)
+        yield Argument(decoder.block.definition, decoder.attending.node, _HAND_ON)
+
+
+def _signature_edits(decoder: Decoder, cache: str) -> Iterator[AnyEdit]:
+    owner, method = decoder.stack.owner, decoder.stack.flow.function
+    yield _parameter(owner, method, f"past_kv: {cache} | None = None")
+    yield _parameter(owner, method, "use_cache: bool = False")
+    said = method.returns
+    if said is not None and not (isinstance(said, ast.Constant) and said.value is None):
+        text = owner.definition.source(said)
+        kind = f"tuple[{text}, {cache}]" if not text.lower().startswith("tuple[") else "tuple[object, ...]"
+        quoted = isinstance(said, ast.Constant)
+        yield Replace(owner.definition, said, f'"{said.value} | tuple"' if quoted else f"{text} | {kind}")  # type: ignore[attr-defined]
+
+
+# --- the method that runs the stack --------------------------------------------------------------------------------
+
+
+def _cut(decoder: Decoder, cache: str) -> Insert:
+    """A cache where one is asked for, and the rows that it has no need of."""
+    names = decoder.cut.names
+    targets, values = ", ".join(name for name, _ in names), ", ".join(_new_rows(name, lane) for name, lane in names)
+    lines = [f"{targets} = {values}"]
+    if len(lines[0]) + decoder.cut.statement.col_offset + 4 > LINE_LIMIT:
+        lines = [f"{name} = {_new_rows(name, lane)}" for name, lane in names]
+    code = "\n".join(
+        [
+            "",
+            "if use_cache and past_kv is None:",
+            f"    past_kv = {cache}()",
+            "if past_kv is not None:  # what is cached is not computed again",
+            *(f"    {line}" for line in lines),
+        ]
+    )
+    body = decoder.stack.flow.function.body
+    place = body.index(decoder.cut.statement)
+    definition = decoder.stack.owner.definition
+    # Behind the statement before, so that the comments above the next one stay with it.
+    return Insert(definition, body[place - 1], code) if place else Insert(definition, body[0], code.lstrip(), "before")
+
+
+def _new_rows(name: str, lane: Lane) -> str:
+    return f"{name}[{':, ' * lane.place}past_kv.length :]"
+
+
+def _run_edits(decoder: Decoder) -> Iterator[AnyEdit]:
+    stack, call = decoder.stack, decoder.call
+    definition = stack.owner.definition
+    if stack.component.kind == "single":
+        yield Argument(definition, call, "past_kv=past_kv and past_kv[0]")
+        return
+    number = free_local(stack.owner.index, stack.flow.function, "i", "layer", "block_number")
+    handed = f"past_kv=past_kv and past_kv[{number}]"
+    if isinstance(stack.statement, ast.For):
+        yield Replace(definition, stack.statement.target, f"{number}, {definition.source(stack.statement.target)}")
+        yield Replace(definition, stack.statement.iter, f"enumerate({definition.source(stack.statement.iter)})")
+        yield Argument(definition, call, handed)
+        return
+    yield from _unrolled(stack.statement, call, definition, _Loop(decoder, number, handed))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    decoder: Decoder
+    number: str
+    handed: str
+
+    def code(self, name: str, entry: str) -> str:
+        """A Sequential hands on one value and no cache, so its blocks are run one by one."""
+        stack = self.decoder.stack
+        block = free_local(stack.owner.index, stack.flow.function, "block", "layer", "each_block")
+        loop = f"for {self.number}, {block} in enumerate(self.{stack.component.attribute}):"
+        first = [] if name == entry else [f"{name} = {entry}"]
+        return "\n".join([*first, loop, f"    {name} = {block}({name}, {self.handed})"])
+
+
+def _unrolled(statement: ast.stmt, call: ast.Call, definition: Definition, loop: _Loop) -> Iterator[AnyEdit]:
+    entry = definition.source(call.args[0] if call.args else call.keywords[0].value)
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if len(targets) == 1 and isinstance(targets[0], ast.Name) and getattr(statement, "value", None) is call:
+        yield Replace(definition, statement, loop.code(targets[0].id, entry))
+        return
+    stack = loop.decoder.stack
+    name = free_local(stack.owner.index, stack.flow.function, "h", "hidden", "hidden_states")
+    yield Insert(definition, statement, loop.code(name, entry), "before")
+    yield Replace(definition, call, name)
+
+
+def _returned(decoder: Decoder, statement: ast.Return) -> str:
+    """The old result, or with `use_cache` the old result and the cache."""
+    definition, value = decoder.stack.owner.definition, statement.value
+    assert value is not None
+    text = definition.source(value)
+    if isinstance(value, ast.Tuple):
+        bare = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+        return f"if use_cache:\n    return {bare.rstrip().rstrip(',')}, past_kv\nreturn {text}"
+    if isinstance(value, ast.Name):
+        return f"return ({text}, past_kv) if use_cache else {text}"
+    name = free_local(decoder.stack.owner.index, decoder.stack.flow.function, "logits", "output", "result")
+    return f"{name} = {text}\nreturn ({name}, past_kv) if use_cache else {name}"

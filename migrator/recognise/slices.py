@@ -1,0 +1,86 @@
+"""Slices along the axis of positions, as loops that decode write them."""
+
+from __future__ import annotations
+
+import ast
+
+from migrator.recognise.index import FileIndex
+
+
+def until(loop: ast.For, column: int) -> str:
+    """The slice up to and including position `t + column`."""
+    assert isinstance(loop.target, ast.Name)
+    name, end = loop.target.id, column + 1
+    return f":{name}" if not end else f": {name} {'+' if end > 0 else '-'} {abs(end)}"
+
+
+def goes_by_one(node: ast.expr) -> bool:
+    """`range(n)` and `range(start, n)`."""
+    plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"
+    return plain and isinstance(node, ast.Call) and len(node.args) in (1, 2) and not node.keywords
+
+
+def called_name(node: ast.AST) -> str:
+    """The last name of what is called."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return (
+        node.func.attr
+        if isinstance(node.func, ast.Attribute)
+        else node.func.id
+        if isinstance(node.func, ast.Name)
+        else ""
+    )
+
+
+def base_name(node: ast.expr) -> str | None:
+    """`x` of `x`, `x[...]` and of a choice between such."""
+    if isinstance(node, ast.IfExp):
+        return base_name(node.body)
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def concatenated(index: FileIndex, node: ast.expr) -> list[ast.expr]:
+    """The two parts of `torch.cat((a, b), dim=1)`."""
+    if not isinstance(node, ast.Call) or index.resolve(node.func) not in ("torch.cat", "torch.concat", "torch.hstack"):
+        return []
+    parts = node.args[0].elts if node.args and isinstance(node.args[0], ast.Tuple | ast.List) else []
+    axis = (
+        node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg in ("dim", "axis")), None)
+    )
+    along = index.resolve(node.func) == "torch.hstack" or (axis is not None and ast.unparse(axis) in ("1", "-1"))
+    return list(parts) if along and len(parts) == 2 else []
+
+
+def crop_of(node: ast.expr) -> tuple[str, ast.expr] | None:
+    """(x, n) of `x[:, -n:]` and of `x if x.size(1) <= n else x[:, -n:]`."""
+    if isinstance(node, ast.IfExp):
+        inner = crop_of(node.orelse)
+        if inner is None or ast.unparse(node.body) != inner[0] or not isinstance(node.test, ast.Compare):
+            return None
+        sizes = (f"{inner[0]}.size(1)", f"{inner[0]}.shape[1]", f"{inner[0]}.size(-1)", f"{inner[0]}.shape[-1]")
+        test = ast.unparse(node.test)
+        length = ast.unparse(inner[1])
+        return inner if any(test in (f"{size} <= {length}", f"{size} < {length}") for size in sizes) else None
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return None
+    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else []
+    if len(items) != 2 or not is_everything(items[0]) or not isinstance(items[1], ast.Slice):
+        return None
+    lower, rest = items[1].lower, (items[1].upper, items[1].step)
+    if isinstance(lower, ast.UnaryOp) and isinstance(lower.op, ast.USub) and rest == (None, None):
+        return node.value.id, lower.operand
+    return None
+
+
+def is_last(node: ast.expr) -> bool:
+    """`x[:, -1]`, `x[:, -1, :]`, `x[:, [-1], :]` and `x[:, -1:]`."""
+    items = node.slice.elts if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) else []
+    return len(items) > 1 and is_everything(items[0]) and ast.unparse(items[1]) in ("-1", "[-1]", "-1:")
+
+
+def is_everything(item: ast.expr) -> bool:
+    """`:` in an index."""
+    return isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None
