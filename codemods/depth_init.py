@@ -103,7 +103,7 @@ def _finding(index: FileIndex, stack: Stack, alone: bool) -> Finding:
         remedy = "scale what is shared by hand, once"
         return Refusal(place, "outputs-shared", f"`{shared}` is assigned after it was built", remedy)
     spelling, imported = runtime_name(index, "DepthScaledInit")
-    wishes = ("depth_init", "depth_scaled_init") if alone else (f"{component.attribute}_depth_init",)
+    wishes = ("depth_init", "depth_scaled_init") if alone else (f"{component.attribute.replace('.', '_')}_depth_init",)
     taken = {*owner.attributes, *owner.methods}
     attribute = next((name for name in wishes if name not in taken), f"{wishes[-1]}_")
     paths = ", ".join(f'"{path}"' for path in outputs) + ("," if len(outputs) == 1 else "")

@@ -98,7 +98,8 @@ def _finding(stack: Stack, place: Place, alone: bool) -> Finding:
         return Refusal(place, "norm-unknown", seen, "build the norm from an argument of the block")
     if _assigned_name(stack) is None and stack.result.node is None:
         return Refusal(place, "run-unknown", "the loop over the blocks keeps its result in no single name", "name it")
-    wishes = ("final_norm", "norm_out", "stack_norm") if alone else (f"{stack.component.attribute}_norm",)
+    of_this_stack = f"{stack.component.attribute.replace('.', '_')}_norm"
+    wishes = ("final_norm", "norm_out", "stack_norm") if alone else (of_this_stack,)
     taken = {*stack.owner.attributes, *stack.owner.methods}
     attribute = next((name for name in wishes if name not in taken), f"{wishes[-1]}_out")
     part = NormPart(stack.owner.name, attribute, stack.component.attribute)
@@ -157,7 +158,7 @@ def _argument(block: Block, stack: Stack, node: ast.expr, prefix: str = "") -> s
     rebound = stored_names(block.info.methods["__init__"].body)
     if bound is None or not names <= bound.keys() - rebound:
         return None
-    if any(_stored_inside(stack.component.assignment.value) & _names(bound[name]) for name in names):
+    if any(_stored_inside(stack.component.value) & _names(bound[name]) for name in names):
         return None
     if all(ast.unparse(bound[name]) == name for name in names):
         return prefix + block.info.definition.source(node)

@@ -16,8 +16,9 @@ _STACKS = {"torch.nn.Sequential": "sequential", "torch.nn.ModuleList": "list"}
 class Component:
     """`self.attribute` of `owner` holds one or more instances of the class `name`, built by `call`.
 
-    `kind` is "single", "sequential" (called as one) or "list" (looped over). `depth` is the source of the number of
-    instances, if the source says it.
+    `value` is what it holds. `kind` is "single", "sequential" (called as one) or "list" (looped over). `depth` is the
+    source of the number of instances, if the source says it. `attribute` is "a.b" for what an nn.ModuleDict `a` holds
+    by the name b.
     """
 
     owner: ClassInfo
@@ -27,6 +28,7 @@ class Component:
     kind: str
     assignment: Assignment
     depth: str
+    value: ast.expr
 
 
 def components(info: ClassInfo) -> list[Component]:
@@ -63,6 +65,7 @@ def family(index: FileIndex, info: ClassInfo) -> list[Definition]:
 def runs(index: FileIndex, info: ClassInfo, attributes: set[str], known: set[int]) -> Iterator[str]:
     """Where parts of a class are run by anything but the nodes `self.attribute` whose ids are known."""
     kin = family(index, info)
+    attributes = {attribute.rpartition(".")[2] for attribute in attributes}
     for definition in index.definitions:
         if any(attribute in definition.text for attribute in attributes):
             for node in _run_in(definition.tree, attributes):
@@ -110,9 +113,11 @@ def _components(info: ClassInfo) -> Iterator[Component]:
     for attribute, assignments in info.attributes.items():
         if len(assignments) == 1:
             assignment = assignments[0]
-            for call, kind, depth in _calls(info, assignment.value):
-                assert isinstance(call.func, ast.Name)
-                yield Component(info, attribute, call.func.id, call, kind, assignment, depth)
+            named = {f"{attribute}.{key}": value for key, value in info.items_of(attribute).items()}
+            for name, value in (named or {attribute: assignment.value}).items():
+                for call, kind, depth in _calls(info, value):
+                    assert isinstance(call.func, ast.Name)
+                    yield Component(info, name, call.func.id, call, kind, assignment, depth, value)
 
 
 def _calls(info: ClassInfo, value: ast.expr) -> Iterator[tuple[ast.Call, str, str]]:

@@ -112,9 +112,24 @@ class ClassInfo:
         return found
 
     def attribute(self, name: str) -> ast.expr | None:
-        """The value of an attribute that `__init__` assigns exactly once."""
+        """The value of an attribute that `__init__` assigns exactly once; `a.b` is item b of the nn.ModuleDict a."""
         assigned = self.attributes.get(name, [])
+        if not assigned and "." in name:
+            return self.items_of(name.partition(".")[0]).get(name.partition(".")[2])
         return assigned[0].value if len(assigned) == 1 else None
+
+    def items_of(self, name: str) -> dict[str, ast.expr]:
+        """What the attribute `name` holds by name: `nn.ModuleDict(dict(h=...))` or `nn.ModuleDict({"h": ...})`."""
+        value = self.attribute(name)
+        if not isinstance(value, ast.Call) or self.index.resolve(value.func) != "torch.nn.ModuleDict":
+            return {}
+        inner = value.args[0] if len(value.args) == 1 else None
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "dict":
+            return {k.arg: k.value for k in inner.keywords if k.arg and not inner.args}
+        if isinstance(inner, ast.Dict):
+            keys = [key.value if isinstance(key, ast.Constant) else None for key in inner.keys]
+            return {key: item for key, item in zip(keys, inner.values, strict=True) if isinstance(key, str)}
+        return {}
 
     @cached_property
     def stores_outside_init(self) -> set[str]:

@@ -23,7 +23,7 @@ POINTWISE = frozenset(
     | {"silu", "sin", "softplus", "sqrt", "square", "sub", "tanh", "to", "type_as", "where", "masked_fill"}
 )
 _ALONG_THE_LAST = frozenset({"softmax", "log_softmax", "layer_norm", "linear"})
-_ROW_MODULES = frozenset(f"torch.nn.{name}" for name in ("Linear", "LayerNorm", "RMSNorm"))
+_ROW_MODULES = frozenset(f"torch.nn.{name}" for name in ("Linear", "LayerNorm", "RMSNorm")) | {"runtime.SwiGLU"}
 _PLAIN_MODULES = frozenset(
     f"torch.nn.{name}"
     for name in ("Identity", "Dropout", "ReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "ELU", "LeakyReLU", "Mish")

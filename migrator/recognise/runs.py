@@ -23,7 +23,7 @@ RUN_REFUSALS = {
 
 def members(component: Component) -> list[ast.expr]:
     """The expressions that the modules of a stack come from, in order."""
-    value = component.assignment.value
+    value = component.value
     if component.kind == "single" or not isinstance(value, ast.Call):
         return [component.call]
     return [member for argument in value.args for member in _flat(argument)]
@@ -79,7 +79,7 @@ def _reads(component: Component) -> int:
 def _counted(method: FunctionNode, attribute: str) -> int:
     inside = {id(part) for node in ast.walk(method) for part in _harmless(node)}
     return sum(
-        isinstance(node, ast.Attribute) and node.attr == attribute and id(node) not in inside and _is_self(node.value)
+        isinstance(node, ast.Attribute) and id(node) not in inside and _is_own(node, attribute)
         for node in ast.walk(method)
     )
 
@@ -91,8 +91,9 @@ def _harmless(node: ast.AST) -> list[ast.expr]:
     return [node.value] if isinstance(node, ast.Attribute) and node.attr in _HARMLESS else []
 
 
-def _is_self(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
+def _is_own(node: ast.Attribute, attribute: str) -> bool:
+    """Whether a node is `self.attribute`."""
+    return node.attr == attribute.rpartition(".")[2] and ast.unparse(node) == f"self.{attribute}"
 
 
 def _run_from_outside(index: FileIndex, component: Component) -> bool:
@@ -105,4 +106,7 @@ def _runs(definition: Definition, attribute: str) -> bool:
         return False
     nodes = ast.walk(definition.tree)
     used = [n.func if isinstance(n, ast.Call) else n.iter for n in nodes if isinstance(n, ast.Call | ast.For)]
-    return any(isinstance(one, ast.Attribute) and one.attr == attribute and not _is_self(one.value) for one in used)
+    return any(
+        isinstance(one, ast.Attribute) and not _is_own(one, attribute) and ast.unparse(one).endswith(f".{attribute}")
+        for one in used
+    )

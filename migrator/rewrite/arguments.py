@@ -25,7 +25,10 @@ def with_argument(node: cst.CSTNode, edit: Argument) -> cst.Call:
     args = _extended(node.args, new, "whitespace_after_arg", node.whitespace_before_args)
     longer = node.with_changes(args=args)
     if _is_long(edit, len(edit.code) + 2):
-        return longer.with_changes(whitespace_before_args=_NEW_LINE, args=_closed(args, "whitespace_after_arg"))
+        longer = longer.with_changes(whitespace_before_args=_NEW_LINE, args=_closed(args, "whitespace_after_arg"))
+    lines = cst.Module(body=[]).code_for_node(longer).split("\n")
+    if len(lines) == 3 and edit.node.col_offset + len(lines[1]) > LINE_LIMIT and "#" not in lines[1]:
+        return longer.with_changes(args=_exploded(args))
     return longer
 
 
@@ -83,6 +86,14 @@ def _closed(items: Sequence[_Item], after: str) -> list[_Item]:
     """The items with the closing parenthesis on a line of its own."""
     *others, last = items
     return [*others, last.with_changes(**{after: _LAST_LINE})]
+
+
+def _exploded(args: Sequence[cst.Arg]) -> list[cst.Arg]:
+    """Each argument on a line of its own, with a comma behind the last one too."""
+    line = cst.Comma(whitespace_after=_NEW_LINE)
+    last = cst.Comma(whitespace_after=_LAST_LINE)
+    *others, end = (arg.with_changes(whitespace_after_arg=cst.SimpleWhitespace("")) for arg in args)
+    return [*(arg.with_changes(comma=line) for arg in others), end.with_changes(comma=last)]
 
 
 def _is_long(edit: Argument, added: int) -> bool:
