@@ -149,6 +149,10 @@ class Expressions:
             return base.args[position]
         if base.op == "shape":
             return self.new("size", base.args[0], self.expression(index), node=node)
+        for item in index.elts if isinstance(index, ast.Tuple) else [index]:
+            for bound in (item.lower, item.upper) if isinstance(item, ast.Slice) else ():
+                if bound is not None:
+                    self.flow.bounds[bound] = self.expression(bound)
         return self.new("getitem", base, *self.inside(index), node=node, data=index)
 
     def see_Call(self, node: ast.Call) -> Value:

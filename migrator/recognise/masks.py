@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Callable
 
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.shapes import arange_length, grid_axis, size_of, symbol
 from migrator.recognise.values import Value, strip
 
-_BOOLEAN = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "not", "and", "or", "is", "isnot", "in", "notin", "long"})
+_COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "is", "isnot", "in", "notin"})
+_BOOLEAN = _COMPARISONS | {"not", "and", "or", "long", "bitand", "bitor"}
 
 
-def hides_future(test: Value) -> bool | None:
-    """True if `test` holds exactly where the key is later than the query, False if exactly elsewhere, else None."""
+def hides_future(test: Value, known: Callable[[Value], bool | None] | None = None) -> bool | None:
+    """True if `test` holds exactly where the key is later than the query, False if exactly elsewhere, else None.
+
+    `known` says the same of values that this function does not understand.
+    """
     test = _plain(test)
     if test.op == "not":
-        inner = hides_future(test.args[0])
+        inner = hides_future(test.args[0], known)
         return None if inner is None else not inner
     if test.op in ("lt", "gt", "le", "ge") and len(test.args) == 2:
         return _compares_grid(test)
     if test.op in ("eq", "ne") and len(test.args) == 2 and test.args[1].op == "const":
-        inner = hides_future(test.args[0])
+        inner = hides_future(test.args[0], known)
         zero = test.args[1].data in (0, False)
         one = test.args[1].data in (1, True)
         if inner is None or not (zero or one):
@@ -34,7 +39,8 @@ def hides_future(test: Value) -> bool | None:
             return False
         if test.op == "triu" and shift == 1:
             return True
-    return None
+        return None
+    return known(test) if known is not None else None
 
 
 def is_triangle_of_infinities(bias: Value) -> bool:
@@ -66,7 +72,7 @@ def _is_square_of_ones(value: Value) -> bool:
 
 
 def _is_square(sizes: tuple[Value, ...]) -> bool:
-    return len(sizes) >= 2 and sizes[-1].op != "const" and symbol(sizes[-1]) == symbol(sizes[-2])
+    return len(sizes) >= 2 and not sizes[-1].is_const(1) and symbol(sizes[-1]) == symbol(sizes[-2])
 
 
 def _compares_grid(test: Value) -> bool | None:
@@ -74,7 +80,7 @@ def _compares_grid(test: Value) -> bool | None:
     lengths = [arange_length(arg) for arg in test.args]
     if lengths[0] is None or lengths[1] is None or {left, right} != {-1, -2}:
         return None
-    if lengths[0].op == "const" or symbol(lengths[0]) != symbol(lengths[1]):
+    if lengths[0].is_const(1) or symbol(lengths[0]) != symbol(lengths[1]):
         return None
     op = test.op if left == -2 else {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}[test.op]
     return {"lt": True, "ge": False}.get(op)

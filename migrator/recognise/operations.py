@@ -165,6 +165,8 @@ BINARY: dict[type[ast.operator], str] = {
     ast.Pow: "pow",
     ast.Mod: "mod",
     ast.FloorDiv: "floordiv",
+    ast.BitAnd: "bitand",
+    ast.BitOr: "bitor",
 }
 
 COMPARE: dict[type[ast.cmpop], str] = {

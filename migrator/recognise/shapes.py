@@ -16,6 +16,8 @@ def symbol(value: Value) -> Symbol:
     """A key that two values share only if they are equal for certain."""
     if value.op in ("const", "param", "attr", "global") and isinstance(value.data, Hashable):
         return (value.op, value.data)
+    if value.op == "getattr" and value.args[0].op in ("param", "global"):  # config.block_size
+        return ("getattr", symbol(value.args[0]), value.data)
     size = size_of(value)
     if size is not None:
         return ("size", symbol(size[0]), size[1])
