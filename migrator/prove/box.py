@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from migrator.prove import building, loading, switches
+from migrator.prove import building, loading, switches, trials
 from migrator.prove.alarm import limited
 from migrator.prove.codec import decode, encode
 from migrator.prove.protocol import ProtocolError, dtype_of, receive, send
@@ -71,6 +71,8 @@ class _Box:
             "train": self.train, "dress": self.dress, "count": self.count, "discover": self.discover,
             "vary": self.vary, "masks": self.masks, "calls": self.calls, "probes": self.probes,
         }  # fmt: skip
+        if message["op"] in trials.OPERATIONS:
+            return trials.OPERATIONS[message["op"]](self, message, tensors)
         return operations[message["op"]](message, tensors)
 
     # --- the text -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from migrator.codemod import Promise
 from migrator.prove import parity, probe, scope
+from migrator.prove.abilities import prove_abilities
 from migrator.prove.bench import Bench
 from migrator.prove.nursery import Nursery
 from migrator.prove.remote import BoxError, OutOfTime
@@ -96,6 +97,8 @@ def _prove_stage(bench: Bench, index: FileIndex, stage: Stage) -> None:
         return
     if stage.promise == Promise.EXACT:
         parity.prove_exact(bench, stage, symbols, roots)
+        if not bench.ledger.failed:
+            prove_abilities(bench, stage)
     else:
         from migrator.prove.stages import prove_new
 

@@ -278,7 +278,7 @@ def _trainable(model: Model, run: Run) -> bool:
 def dropout(bench: Bench, symbol: str, before: Box, after: Box, case: Case) -> None:
     """With dropout on: the same numbers if both draw the same random ones, else the same mean and variance."""
     with bench.ledger.tally("dropout", symbol, FLOAT64.limit) as tally:
-        pairs = strict_load_quietly(bench, before, after, case, tally)
+        pairs = loaded_pairs(bench, before, after, case, tally)
         for pair in pairs:
             run = case.largest
             try:
@@ -301,9 +301,11 @@ def dropout(bench: Bench, symbol: str, before: Box, after: Box, case: Case) -> N
                 _statistics(bench, tally, pair, symbol)
 
 
-def strict_load_quietly(bench: Bench, before: Box, after: Box, case: Case, tally: Tally) -> list[Pair]:
+def loaded_pairs(bench: Bench, before: Box, after: Box, case: Case, tally: Tally) -> list[Pair]:
+    """The case in both texts with the same weights; none where `strict load` has said why."""
     try:
-        old, new = _legacy_model(bench, before, case), bench.model(after, case)
+        old = _legacy_model(bench, before, case)
+        new = bench.model(after, case, default=old.default)
         state = perturbed(old)
         old.load(state)
         new.load(state)

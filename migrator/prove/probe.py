@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from migrator.codemod import Claim
+from migrator.codemod import CachedGeneration, Claim
 from migrator.prove import inputs
 from migrator.prove.codec import renumbered
 from migrator.prove.guesses import Guess, guesses
@@ -114,7 +114,11 @@ def claimed(index: FileIndex, claims: Sequence[Claim]) -> list[str]:
     """Every module class and function of the file that a claim names."""
     known = {*index.modules, *index.functions}
     named = [n for claim in claims for n in (*claim.models, *claim.definitions, *(part.owner for part in claim.parts))]
-    return [name for name in dict.fromkeys(named) if name in known]
+    abilities = [ability for claim in claims for ability in claim.abilities]
+    named += [ability.owner for ability in abilities if not isinstance(ability, CachedGeneration)]
+    # Functions that sample are called with whole models, and checked for that alone.
+    sampling = {ability.function for ability in abilities if isinstance(ability, CachedGeneration)}
+    return [name for name in dict.fromkeys(named) if name in known - sampling]
 
 
 def users_of(index: FileIndex, name: str) -> list[str]:
@@ -191,6 +195,20 @@ def _discover(
     for record in reply["inner"]:
         if record["cls"] in wanted:
             probes.cases.setdefault(record["cls"], []).append(_inner(record, case, found))
+
+
+def with_method(index: FileIndex, box: Box, case: Case, method: str) -> Case:
+    """The case with calls of a method; if none were seen while its model ran, they are found by names and shapes."""
+    if any(run.method == method for run in case.runs) or case.path:
+        return case
+    try:
+        reply, _ = box.call("discover", case.tensors, cls=case.symbol, wanted=[], builds=[case.build], methods=[method])
+    except BoxError:
+        return case
+    if method not in reply.get("methods", ()):
+        return case
+    found = {method: reply["methods"][method]}
+    return replace(case, runs=(*case.runs, *_runs(found, reply["sizes"])))
 
 
 def _called_methods(index: FileIndex, name: str) -> list[str]:

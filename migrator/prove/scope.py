@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from migrator.codemod import Claim
@@ -19,12 +19,14 @@ def check_scope(ledger: Ledger, stage: Stage) -> None:
     """Compare the two texts of a stage statement by statement."""
     allowed = {name for claim in stage.claims for name in claim.definitions}
     before, after = _statements(stage.before), _statements(stage.after)
-    problems = [*_changed(before, after, allowed), *_interfaces(before, after)]
+    problems = [*_changed(before, after, allowed), *_interfaces(before, after, Gains.of(stage.claims))]
     for symbol, message in problems:
         ledger.add("scope", symbol, False, message)
     if not problems:
         names = ", ".join(sorted(allowed))
-        ledger.add("scope", _symbol(stage.claims), True, f"only {names} changed, and no signature")
+        gained = [f"{name} gains {', '.join(new)}" for claim in stage.claims for name, new in claim.parameters]
+        signatures = f"; of the signatures: {'; '.join(dict.fromkeys(gained))}" if gained else ", and no signature"
+        ledger.add("scope", _symbol(stage.claims), True, f"only {names} changed{signatures}")
 
 
 def _symbol(claims: Sequence[Claim]) -> str:
@@ -88,34 +90,83 @@ def _missing(before: list[_Statement], after: list[_Statement]) -> Iterator[tupl
 # --- interfaces -----------------------------------------------------------------------------------------------------
 
 
-def _interfaces(before: list[_Statement], after: list[_Statement]) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Gains:
+    """What signatures and classes may get: parameters by function or "Class.method", bases by class."""
+
+    parameters: Mapping[str, frozenset[str]]
+    bases: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, claims: Sequence[Claim]) -> Gains:
+        parameters: dict[str, frozenset[str]] = {}
+        bases: dict[str, frozenset[str]] = {}
+        for claim in claims:
+            for function, names in claim.parameters:
+                parameters[function] = parameters.get(function, frozenset()) | set(names)
+            for name, base in claim.bases:
+                bases[name] = bases.get(name, frozenset()) | {base}
+        return cls(parameters, bases)
+
+    def fit(self, name: str, old: Function, new: Function) -> bool:
+        """Whether `new` takes what `old` takes, and beyond it only what it may gain, with defaults, at the end."""
+        gained = self.parameters.get(name, frozenset())
+        without = _without(new.args, gained)
+        if without is None or ast.dump(without) != ast.dump(old.args):
+            return False
+        return type(old) is type(new) and _returns_fit(old.returns, new.returns, wider=bool(gained))
+
+
+def _without(spec: ast.arguments, gained: frozenset[str]) -> ast.arguments | None:
+    """The parameters without the gained ones; None if one of these has no default."""
+    positional, defaults = list(spec.args), list(spec.defaults)
+    while positional and positional[-1].arg in gained:
+        if not defaults:
+            return None
+        positional.pop()
+        defaults.pop()
+    keywords = list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
+    if any(arg.arg in gained and default is None for arg, default in keywords):
+        return None
+    keywords = [pair for pair in keywords if pair[0].arg not in gained]
+    return ast.arguments(
+        posonlyargs=spec.posonlyargs, args=positional, vararg=spec.vararg, kwonlyargs=[arg for arg, _ in keywords],
+        kw_defaults=[default for _, default in keywords], kwarg=spec.kwarg, defaults=defaults,
+    )  # fmt: skip
+
+
+def _returns_fit(old: ast.expr | None, new: ast.expr | None, *, wider: bool) -> bool:
+    """The same annotation, or, where there are new ways to call it, a union that begins with the old one."""
+    if old is None or new is None:
+        return old is new
+    while wider and ast.dump(new) != ast.dump(old) and isinstance(new, ast.BinOp) and isinstance(new.op, ast.BitOr):
+        new = new.left
+    return ast.dump(old) == ast.dump(new)
+
+
+def _interfaces(before: list[_Statement], after: list[_Statement], gains: Gains) -> Iterator[tuple[str, str]]:
     new = {statement.name: statement for statement in after if statement.name}
     for old in before:
         other = new.get(old.name)
         if other is not None and not old.same(other):
-            yield from _interface(old.name, old.tree, other.tree)
+            yield from _interface(old.name, old.tree, other.tree, gains)
 
 
-def _interface(name: str, old: ast.stmt, new: ast.stmt) -> Iterator[tuple[str, str]]:
+def _interface(name: str, old: ast.stmt, new: ast.stmt, gains: Gains) -> Iterator[tuple[str, str]]:
     if isinstance(old, Function) and isinstance(new, Function):
-        if _signature(old) != _signature(new):
+        if not gains.fit(name, old, new):
             yield name, f"its signature changed from `{ast.unparse(old.args)}` to `{ast.unparse(new.args)}`"
         return
     if not isinstance(old, ast.ClassDef) or not isinstance(new, ast.ClassDef):
         yield name, "it is another kind of definition"
         return
-    if [ast.dump(base) for base in old.bases] != [ast.dump(base) for base in new.bases]:
+    allowed = gains.bases.get(name, frozenset())
+    if [ast.dump(base) for base in old.bases] != [ast.dump(b) for b in new.bases if ast.unparse(b) not in allowed]:
         yield name, "its bases changed"
     methods = {item.name: item for item in new.body if isinstance(item, Function)}
     for method in (item for item in old.body if isinstance(item, Function)):
         other = methods.get(method.name)
         if other is None:
             yield name, f"its method {method.name} is gone"
-        elif _signature(method) != _signature(other):
+        elif not gains.fit(f"{name}.{method.name}", method, other):
             yield name, f"the signature of {method.name} changed to `{ast.unparse(other.args)}`"
-
-
-def _signature(function: Function) -> tuple[str, str, bool]:
-    """Parameters with defaults, and what the function says to return; a generator or coroutine is another kind."""
-    returns = ast.dump(function.returns) if function.returns else ""
-    return ast.dump(function.args), returns, isinstance(function, ast.AsyncFunctionDef)

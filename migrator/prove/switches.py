@@ -208,11 +208,11 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _no_rotation(q: Tensor, k: Tensor, offset: int = 0) -> tuple[Tensor, Tensor]:
+def _no_rotation(q: Tensor, k: Tensor, offset: int = 0, past_kv: object = None) -> tuple[Tensor, Tensor]:
     return q, k
 
 
-def _no_bias(q: Tensor, k: Tensor, offset: int = 0) -> Tensor:
+def _no_bias(q: Tensor, k: Tensor, offset: int = 0, past_kv: object = None) -> Tensor:
     return q.new_zeros(q.shape[-3], q.shape[-2], k.shape[-2])
 
 
