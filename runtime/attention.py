@@ -69,7 +69,8 @@ def attention(
     q, k, v = _of_one_width(q, k, v)
     if past_kv is not None:  # all that can be refused has been
         k, v = past_kv.append(k, v)
-    causal = causal and q.size(-2) > 1  # the one last query sees every key
+    if q.size(-2) <= 1:  # the one last query sees every key
+        causal = False
     y = _attend(q, k, v, mask, bias, causal, scale, dropout_p, fill)
     return y[..., :value_dim] if y.size(-1) != value_dim else y
 
