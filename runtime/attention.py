@@ -26,8 +26,11 @@ def attention(
 ) -> Tensor:
     """Weighted mean of the values, `dropout(softmax(scale * q k^T + bias)) v`, hidden keys left out.
 
-    Runs on `scaled_dot_product_attention` in the form that lets its memory-saving kernels run: without mask and bias
-    nothing of size `(query_len, key_len)` is ever stored.
+    Runs on `scaled_dot_product_attention` in the form that lets its memory-saving kernels run. Nothing of the size
+    `(query_len, key_len)` is stored, forward or backward, for causal and bidirectional self-attention, for any number
+    of queries that see all keys, and with a mask of keys alone, `(..., 1, key_len)`, such as padding. It is stored
+    where the mask or bias has that size; for causal queries that are fewer than the keys (a prompt that is fed to a
+    cache in chunks); and with dropout on the CPU, where the kernel knows none.
 
     Args:
         q, k, v: queries, keys and values.
@@ -39,7 +42,7 @@ def attention(
         dropout_p: probability of dropping a weight, applied as it is given: pass 0.0 in evaluation.
         fill: the score that a key hidden by `mask` or `causal` has in the formula this call stands for. It matters
             only in rows where all keys are hidden: `-inf` makes them NaN, as softmax does, and a finite fill such as
-            `-1e9` makes them the mean of all values.
+            `-1e9` makes them the mean of all values. With a cache, these are the values so far.
         past_kv: keys and values of the positions before these. `k` and `v` are added to it, and the queries attend to
             all that it then holds: `key_len` below is `past_kv.length` after the call.
 
@@ -50,31 +53,26 @@ def attention(
         - mask, bias: broadcastable to `(..., num_heads, query_len, key_len)`
         - output: `(..., num_heads, query_len, value_dim)`
 
-    Parity: equal to `attention_weights(q, k, ...) @ v` up to rounding, gradients included. A row of NaN sends NaN
-    into the gradients of all keys and values of its head; the formula itself spares the keys.
+    Parity: equal to `attention_weights(q, k, ...) @ v` up to rounding, gradients included. A row of NaN may
+    send NaN into the gradients of all keys of its head, as into those of its values; the formula spares the keys.
 
     Raises:
         ValueError: if the shapes of `q`, `k` and `v` do not fit, `mask` is not boolean, `bias` is not floating point,
-            or `fill` is above -1e3 (such keys would not be hidden).
+            or `fill` is above -1e3 (such keys would not be hidden); or as `LayerCache` does.
 
     Reference: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, "FlashAttention", arXiv 2205.14135.
     """
-    if past_kv is not None:
-        k, v = past_kv.append(k, v)
     _check(q, k, mask, bias, fill)
     if k.size(-2) != v.size(-2):
         raise ValueError(f"one value per key is needed, got k {tuple(k.shape)} and v {tuple(v.shape)}")
-    query_len, key_len = q.size(-2), k.size(-2)
-    causal = causal and query_len > 1  # the one last query sees every key
-    if mask is None and bias is None:
-        if not causal or query_len == key_len:
-            return _fused(q, k, v, None, causal, scale, dropout_p)
-        if query_len < key_len:  # no row is empty
-            return _fused(q, k, v, _causal_mask(q, k), False, scale, dropout_p)
-    if causal:
-        mask = _causal_mask(q, k) if mask is None else mask & _causal_mask(q, k)
-    q, added = _mask_to_bias(q, mask, fill) if bias is None and mask is not None else _merge(q, mask, bias, fill)
-    return _fused(q, k, v, added, False, scale, dropout_p)
+    value_dim, scale = v.size(-1), q.size(-1) ** -0.5 if scale is None else scale
+    q, k, v = _of_one_width(q, k, v)
+    if past_kv is not None:  # all that can be refused has been
+        k, v = past_kv.append(k, v)
+    if q.size(-2) <= 1:  # the one last query sees every key
+        causal = False
+    y = _attend(q, k, v, mask, bias, causal, scale, dropout_p, fill)
+    return y[..., :value_dim] if y.size(-1) != value_dim else y
 
 
 def attention_weights(
@@ -124,6 +122,62 @@ def _check(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, fill:
         raise ValueError(f"fill must be -1e3 or less to hide a key, got {fill}")
 
 
+def _of_one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernels want one width. Columns of zeros change no score, and their part of the output is cut off."""
+    head_dim, value_dim = q.size(-1), v.size(-1)
+    if head_dim < value_dim:
+        return F.pad(q, (0, value_dim - head_dim)), F.pad(k, (0, value_dim - head_dim)), v
+    return q, k, F.pad(v, (0, head_dim - value_dim)) if value_dim < head_dim else v
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+    fill: float,
+) -> Tensor:
+    """The kernels' way to say it. They know no mask beside `is_causal`, which is upper-left aligned."""
+    query_len, key_len = q.size(-2), k.size(-2)
+    if mask is None and bias is None:
+        if not causal or query_len == key_len:
+            return _fused(q, k, v, None, causal, scale, dropout_p)
+        if query_len < key_len:  # no row is empty
+            return _fused(q, k, v, _causal_mask(q, k), False, scale, dropout_p)
+    if causal and mask is not None and bias is None and not dropout_p and q.shape == k.shape and _of_keys(mask):
+        return _causal_without(~mask, q, k, v, scale, fill)
+    if causal:
+        mask = _causal_mask(q, k) if mask is None else mask & _causal_mask(q, k)
+    q, added = _mask_to_bias(q, mask, fill) if bias is None and mask is not None else _merge(q, mask, bias, fill)
+    return _fused(q, k, v, added, False, scale, dropout_p)
+
+
+def _of_keys(mask: Tensor) -> bool:
+    """Whether `mask` hides the same keys from all queries, as a padding mask does."""
+    return mask.ndim < 2 or mask.size(-2) == 1
+
+
+def _causal_without(hidden: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, fill: float) -> Tensor:
+    """Causal self-attention in which nobody sees the `hidden` keys, `(..., 1, seq_len)`, in memory linear in seq_len.
+
+    One more channel, 1 in the queries and a huge negative number in the hidden keys, does what a mask would do.
+    """
+    hidden = hidden.expand(1, -1) if hidden.ndim < 2 else hidden
+    penalty = torch.zeros_like(hidden, dtype=k.dtype).masked_fill_(hidden, _representable(-1e30, k.dtype)).mT
+    k = torch.cat((k, penalty.expand(*k.shape[:-1], 1)), -1)
+    q = torch.cat((q * scale, q.new_ones(()).expand(*q.shape[:-1], 1)), -1)
+    y = _fused(q, k, F.pad(v, (0, 1)), None, True, 1.0, 0.0)[..., :-1]
+    empty = hidden.logical_not().cumsum(-1).eq(0).mT  # (..., T, 1)
+    mean = v.mean(-2, keepdim=True)  # of equal scores: an empty row has nothing but `fill`
+    if math.isinf(fill):
+        mean = mean * torch.where(empty.any(-2, keepdim=True), math.nan, 1.0).to(v.dtype)
+    return torch.where(empty, mean, y)
+
+
 def _representable(fill: float, dtype: torch.dtype) -> float:
     return fill if math.isinf(fill) else max(fill, torch.finfo(dtype).min)
 
@@ -160,22 +214,13 @@ def _merge(q: Tensor, mask: Tensor | None, bias: Tensor | None, fill: float) -> 
 
 
 def _fused(
-    q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, is_causal: bool, scale: float | None, dropout_p: float
+    q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, is_causal: bool, scale: float, dropout_p: float
 ) -> Tensor:
-    head_dim, value_dim, missing = q.size(-1), v.size(-1), max(0, 4 - q.ndim)
-    if head_dim != value_dim and q.size(-2) > 1:
-        # The kernels want one width. Columns of zeros change no score, and their part of the output is cut off.
-        scale = head_dim**-0.5 if scale is None else scale
-        q, k, v = _widen(q, value_dim), _widen(k, value_dim), _widen(v, head_dim)
-    if missing:  # nor do they take fewer than four axes
+    missing = max(0, 4 - q.ndim)
+    if missing:  # the kernels take no fewer than four axes
         lead = (None,) * missing
         q, k, v = q[lead], k[lead], v[lead]
     if added is not None and added.ndim < 4:
         added = added[(None,) * (4 - added.ndim)]
     y = F.scaled_dot_product_attention(q, k, v, added, dropout_p, is_causal, scale=scale)
-    y = y[..., :value_dim] if y.size(-1) != value_dim else y
     return y[(0,) * missing] if missing else y
-
-
-def _widen(x: Tensor, width: int) -> Tensor:
-    return F.pad(x, (0, width - x.size(-1))) if x.size(-1) < width else x

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attention
+from .cache import LayerCache
 from .feed_forward import SwiGLU
 from .rotary import RotaryEmbedding
 
@@ -32,7 +33,9 @@ class PreNormBlock(nn.Module):
 
     Shape:
         - x: `(batch, seq_len, embed_dim)`
-        - mask: boolean, True where a query may attend; broadcastable to `(batch, num_heads, seq_len, seq_len)`
+        - mask: boolean, True where a query may attend; broadcastable to `(batch, num_heads, seq_len, key_len)`
+        - past_kv: cache of the keys and values of the positions before `x`, `key_len` of them with those of `x`;
+          without a cache `key_len` is `seq_len`
         - output: `(batch, seq_len, embed_dim)`
 
     State dict: `qkv.weight` `(3 * embed_dim, embed_dim)` with the rows of queries, keys, values in this order and in
@@ -40,7 +43,9 @@ class PreNormBlock(nn.Module):
     the two norms `attention_norm` and `feed_forward_norm` hold.
 
     Raises:
-        ValueError: if `embed_dim` is no multiple of `num_heads`, or the head width is odd with a rotary embedding.
+        ValueError: if `embed_dim` is no multiple of `num_heads`, the head width is odd with a rotary embedding, or
+            `dropout` lies outside of [0, 1]; from a call with a cache, if the block is not causal, or as `attention`
+            does.
 
     Reference: Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv 2002.04745.
     """
@@ -71,16 +76,19 @@ class PreNormBlock(nn.Module):
         self.feed_forward_norm = norm(embed_dim)
         self.feed_forward = SwiGLU(embed_dim, hidden_dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self._drop(self._attend(self.attention_norm(x), mask))
+    def forward(self, x: Tensor, mask: Tensor | None = None, past_kv: LayerCache | None = None) -> Tensor:
+        if past_kv is not None and not self.causal:
+            raise ValueError("only causal attention can be cached: here, earlier positions see later ones")
+        x = x + self._drop(self._attend(self.attention_norm(x), mask, past_kv))
         return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
 
-    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, mask: Tensor | None, past_kv: LayerCache | None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, T, D) each
         if self.rotary is not None:
-            q, k = self.rotary(q, k)
-        y = attention(q, k, v, mask=mask, causal=self.causal, dropout_p=self.dropout if self.training else 0.0)
+            q, k = self.rotary(q, k, past_kv=past_kv)
+        dropout_p = self.dropout if self.training else 0.0
+        y = attention(q, k, v, mask=mask, causal=self.causal, dropout_p=dropout_p, past_kv=past_kv)
         output: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return output
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .block import PreNormBlock
+from .cache import KVCache
+from .checkpointing import GradientCheckpointing
 
 
-class Encoder(nn.Module):
+class Encoder(GradientCheckpointing, nn.Module):
     """`depth` pre-norm blocks one after another, then a norm: `final_norm(block_N(... block_1(x)))`.
 
     Nothing normalises the residual of a pre-norm stack on its way, so its size grows with depth; the final norm gives
-    the head inputs of a known size.
+    the head inputs of a known size. `gradient_checkpointing_enable()` trades time for memory in training.
 
     Args:
         depth: number of blocks, positive.
@@ -22,8 +24,10 @@ class Encoder(nn.Module):
 
     Shape:
         - x: `(batch, seq_len, embed_dim)`
-        - mask: boolean, True where a query may attend; broadcastable to `(batch, num_heads, seq_len, seq_len)`
-        - output: `(batch, seq_len, embed_dim)`
+        - mask: boolean, True where a query may attend; broadcastable to `(batch, num_heads, seq_len, key_len)`
+        - past_kv: cache of the keys and values of the positions before `x`, `key_len` of them with those of `x`;
+          without a cache `key_len` is `seq_len`
+        - output: `(batch, seq_len, embed_dim)`, of the positions in `x` alone
 
     State dict: `blocks.{0 .. depth - 1}.*` as in `PreNormBlock`, and what `final_norm` holds.
 
@@ -57,8 +61,8 @@ class Encoder(nn.Module):
         )
         self.final_norm = norm(embed_dim) if final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.blocks:
-            x = block(x, mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, past_kv: KVCache | None = None) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            x = self.checkpointed(block, x, mask, past_kv=past_kv and past_kv[i])
         output: Tensor = self.final_norm(x)
         return output

@@ -79,6 +79,8 @@ class RotaryEmbedding(PositionTable):
         query_len, key_len = q.size(-2), k.size(-2)
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         cos, sin = self.rows(offset, max(query_len, key_len), self.dim, q.device, dtype).unbind()
+        if query_len == key_len:
+            return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
         return self._rotate(q, cos[:query_len], sin[:query_len]), self._rotate(k, cos[:key_len], sin[:key_len])
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .cache import KVCache, LayerCache
 from .table import PositionTable
 
 
@@ -25,6 +26,7 @@ class SinusoidalPositionalEncoding(PositionTable):
     Shape:
         - x: `(..., seq_len, embed_dim)`, any `embed_dim`, odd ones included
         - offset: position of the first row of `x`; not negative
+        - past_kv: cache of the positions before these; its length is added to `offset`
         - output: as `x`
 
     State dict: empty, so a checkpoint of a module that computed the encoding in its forward loads with `strict=True`.
@@ -54,7 +56,9 @@ class SinusoidalPositionalEncoding(PositionTable):
         t = u / (self.base ** ((j - k) / width)) + math.pi / 2 * k
         return torch.sin(t)
 
-    def forward(self, x: Tensor, offset: int = 0) -> Tensor:
+    def forward(self, x: Tensor, offset: int = 0, past_kv: KVCache | LayerCache | None = None) -> Tensor:
+        if past_kv is not None:
+            offset = offset + past_kv.length
         return x + self.rows(offset, x.size(-2), x.size(-1), x.device, torch.get_default_dtype())
 
     def extra_repr(self) -> str:

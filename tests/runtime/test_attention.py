@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -221,6 +222,56 @@ def test_hidden_keys_take_the_weight_that_bias_leaves() -> None:
     agree(q, k, v, mask=mask, bias=bias, fill=-1e9)
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 1, 7), (3, 2, 1, 7), (1, 1, 1, 7), (2, 1, 7), (1, 7), (7,)])
+@pytest.mark.parametrize(("dim", "value_dim"), [(4, 4), (4, 6), (6, 3)])
+@pytest.mark.parametrize("fill", [-INF, -1e9])
+@pytest.mark.parametrize("scale", [None, -0.3])
+def test_causal_with_a_mask_of_keys(monkeypatch, shape, dim: int, value_dim: int, fill: float, scale) -> None:
+    mask = torch.rand(shape) < 0.5
+    mask[..., 0] = True
+    calls = spy(monkeypatch)
+    agree(*inputs(3, 2, 7, 7, dim, value_dim), mask=mask, causal=True, fill=fill, scale=scale)
+    assert [(call["mask"], call["is_causal"]) for call in calls] == [(None, True)]
+
+
+@pytest.mark.parametrize("value_dim", [4, 6])
+@pytest.mark.parametrize("lead", [(2,), (3, 2), (5, 3, 2)])
+def test_causal_with_hidden_first_keys_and_a_finite_fill(lead: tuple[int, ...], value_dim: int) -> None:
+    """The first rows see nothing: they are the mean of all values, also of later ones, as `fill` everywhere gives."""
+    shapes = [(*lead, 6, 4), (*lead, 6, 4), (*lead, 6, value_dim)]
+    q, k, v = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes)
+    mask = torch.tensor([[False, False, True, True, False, True]])
+    agree(q, k, v, mask=mask, causal=True, fill=-1e9)
+    row = attention(q, k, v, mask=mask, causal=True, fill=-1e9)[..., 1, :]
+    torch.testing.assert_close(row, v.mean(-2), rtol=1e-12, atol=1e-12)
+
+
+def test_causal_with_hidden_first_keys_and_an_infinite_fill() -> None:
+    grads, outputs = [], []
+    for compute in (attention, lambda *args, **options: formula(*args, **options)[0]):
+        torch.manual_seed(0)
+        q, k, v = inputs(2, 3)
+        mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
+        mask[0, ..., 0] = False
+        outputs.append(compute(q, k, v, mask=mask, causal=True))
+        outputs[-1].sum().backward()
+        grads.append(v.grad)
+    assert outputs[1][0, :, 0].isnan().all() and outputs[1].isnan().sum() == 3 * 4
+    torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12, equal_nan=True)  # NaN in the one batch element alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_causal_with_a_mask_of_keys_in_low_precision(dtype: torch.dtype) -> None:
+    q, k, v = (x.detach() for x in inputs(2, 3, 17, 17, 8, 8, dtype))
+    mask = torch.rand(2, 1, 1, 17) < 0.5
+    mask[0, ..., :2], mask[1, ..., 0] = False, True
+    expected = formula(q.double(), k.double(), v.double(), mask=mask, causal=True, fill=-1e9)[0]
+    got = attention(q, k, v, mask=mask, causal=True, fill=-1e9)
+    tolerance = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 # --- dtypes, layouts, dropout ---------------------------------------------------------------------------------------
 
 
@@ -320,13 +371,33 @@ def test_kernel_gets_one_width_and_four_axes(monkeypatch, dim: int, value_dim: i
     assert all(call["q"].ndim == 4 for call in calls) and calls[1]["mask"].ndim == 4
 
 
-def test_nothing_of_the_size_of_the_scores_is_allocated() -> None:
-    """Forward and backward of a long causal sequence stay below one score matrix in every single allocation."""
-    q, k, v = inputs(1, 1, 2048, 2048, 8, 8, torch.float32)
+def largest_allocation(run: Callable[[], object]) -> int:
+    """In bytes, as the allocator saw it: also what an operator gives back before it ends."""
     with torch.profiler.profile(profile_memory=True) as profile:
-        attention(q, k, v, causal=True).sum().backward()
-    largest = max(event.self_cpu_memory_usage for event in profile.events())
-    assert 0 < largest < 2048 * 2048 * 4 / 2
+        run()
+    return max(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+PADDING = torch.arange(2048)[None] < torch.tensor([[2048], [1500]])
+
+
+@pytest.mark.parametrize("value_dim", [8, 12])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"causal": True}, {"mask": PADDING[:, None, None]}, {"mask": PADDING[:, None, None], "causal": True}],
+    ids=["plain", "causal", "padding", "causal and padding"],
+)
+def test_nothing_of_the_size_of_the_scores_is_allocated(options: dict, value_dim: int) -> None:
+    """Forward and backward of a long sequence stay below one boolean matrix of its scores in every allocation."""
+    q, k, v = inputs(2, 1, 2048, 2048, 8, value_dim, torch.float32)
+    assert 0 < largest_allocation(lambda: attention(q, k, v, fill=-1e9, **options).sum().backward()) < 2048 * 2048 / 2
+
+
+def test_where_scores_are_stored_it_is_seen() -> None:
+    q, k, v = inputs(2, 1, 512, 512, 8, 8, torch.float32)
+    assert largest_allocation(lambda: attention_weights(q, k)) >= 2 * 512 * 512 * 4
+    mask = torch.ones(512, 512, dtype=torch.bool)
+    assert largest_allocation(lambda: attention(q, k, v, mask=mask)) >= 512 * 512 * 4
 
 
 # --- callers' mistakes ----------------------------------------------------------------------------------------------

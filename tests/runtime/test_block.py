@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runtime import Encoder, PreNormBlock
+from runtime import Encoder, KVCache, LayerCache, PreNormBlock
 
 F64 = torch.float64
 
@@ -152,6 +152,35 @@ def test_encoder_is_its_blocks_and_a_norm(final_norm: bool) -> None:
         expected = layer_norm(expected, encoder.state_dict(), "final_norm")
     torch.testing.assert_close(encoder(x, mask), expected, rtol=1e-10, atol=1e-10)
     assert any(name.startswith("final_norm") for name in encoder.state_dict()) == final_norm
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("base", [None, 100.0])
+@pytest.mark.parametrize("ends", [list(range(1, 8)), [3, 4, 7]], ids=str)
+@pytest.mark.parametrize("grad", [False, True])
+def test_encoder_with_a_cache(batch: int, base: float | None, ends: list[int], grad: bool) -> None:
+    encoder = scrambled(Encoder(3, 12, 3, 10, causal=True, rotary_base=base))
+    x, mask = torch.randn(batch, 7, 12, dtype=F64, requires_grad=True), torch.rand(batch, 1, 1, 7) < 0.7
+    mask[..., 0] = True
+    cache = KVCache(7)
+    with torch.set_grad_enabled(grad):
+        got = torch.cat([encoder(x[:, cache.length : end], mask[..., :end], cache) for end in ends], 1)
+        expected = encoder(x, mask)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    if grad:
+        leaves, upstream = [x, *encoder.parameters()], torch.randn_like(x)
+        grads = [torch.autograd.grad(y, leaves, upstream) for y in (got, expected)]
+        for mine, theirs in zip(*grads, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_only_a_causal_block_takes_a_cache() -> None:
+    cache = KVCache()
+    with pytest.raises(ValueError, match="only causal attention can be cached"):
+        Encoder(2, 8, 2, 6)(torch.randn(1, 3, 8), past_kv=cache)
+    with pytest.raises(ValueError, match="only causal attention can be cached"):
+        PreNormBlock(8, 2, 6)(torch.randn(1, 3, 8), past_kv=LayerCache())
+    assert cache.length == 0
 
 
 def test_norm_may_be_chosen() -> None:

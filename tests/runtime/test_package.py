@@ -19,14 +19,14 @@ IMPORTS = {
     "table": set(),
     "cache": set(),
     "checkpointing": set(),
-    "sinusoidal": {"table"},
+    "sinusoidal": {"cache", "table"},
     "rotary": {"cache", "table"},
     "alibi": {"cache"},
     "attention": {"cache"},
     "feed_forward": set(),
     "init": set(),
-    "block": {"attention", "feed_forward", "rotary"},
-    "encoder": {"block"},
+    "block": {"attention", "cache", "feed_forward", "rotary"},
+    "encoder": {"block", "cache", "checkpointing"},
 }
 
 
