@@ -154,11 +154,11 @@ def test_hooks_on_all_modules_are_called() -> None:
     assert are_fused(model(torch.randn(2, 5, 12)))
 
 
-def test_weights_of_different_widths_or_dtypes_fail_as_they_would_alone() -> None:
-    x, fits = torch.randn(2, 5, 12), nn.Linear(12, 4)
-    for other in (nn.Linear(11, 4), nn.Linear(12, 4).double()):
-        with pytest.raises(RuntimeError):
-            FusedProjection()(x, fits, other)
+@pytest.mark.parametrize("other", [nn.Linear(11, 4), nn.Linear(12, 4).float()], ids=["width", "dtype"])
+def test_weights_that_do_not_match_fail_as_they_would_alone(other: nn.Linear) -> None:
+    x, fits = torch.randn(2, 5, 12).double(), nn.Linear(12, 4).double()
+    with pytest.raises(RuntimeError):
+        FusedProjection()(x, fits, other)
 
 
 def by_optimizer(model: Attention) -> None:
