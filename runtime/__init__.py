@@ -12,6 +12,7 @@ from .checkpointing import GradientCheckpointing
 from .encoder import Encoder
 from .feed_forward import SwiGLU, swiglu, swiglu_width
 from .init import DepthScaledInit, magneto_gain, magneto_init_
+from .projection import FusedProjection
 from .rotary import RotaryEmbedding
 from .sinusoidal import SinusoidalPositionalEncoding
 
@@ -21,6 +22,7 @@ __all__ = [
     "Alibi",
     "DepthScaledInit",
     "Encoder",
+    "FusedProjection",
     "GradientCheckpointing",
     "KVCache",
     "LayerCache",

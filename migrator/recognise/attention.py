@@ -26,7 +26,7 @@ def attentions(index: FileIndex) -> list[Attention | Obstacle]:
         flows = [flow for definition in index.definitions for flow in _flows(index, definition)]
         found = [one for flow in flows for one in in_flow(flow)]
         found += [one for definition in index.definitions for one in _out_of_reach(index, definition)]
-        if found and _compiles_scripts(index):
+        if found and compiles_scripts(index):
             found = [_scripted(one) for one in found]
         index.memo["attentions"] = found
     result: list[Attention | Obstacle] = index.memo["attentions"]
@@ -86,7 +86,7 @@ def in_flow(flow: Flow) -> list[Attention | Obstacle]:
     return found
 
 
-def _compiles_scripts(index: FileIndex) -> bool:
+def compiles_scripts(index: FileIndex) -> bool:
     """Whether any code, and not just a text, names torch.jit.script or a relative of it."""
     names = (
         index.resolve(node)

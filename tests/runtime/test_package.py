@@ -24,6 +24,7 @@ IMPORTS = {
     "alibi": {"cache"},
     "attention": {"cache"},
     "feed_forward": set(),
+    "projection": set(),
     "init": set(),
     "block": {"attention", "cache", "feed_forward", "rotary"},
     "encoder": {"block", "cache", "checkpointing"},
