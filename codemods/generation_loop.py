@@ -130,6 +130,9 @@ def _targets(statement: ast.Assign) -> list[ast.expr]:
 def _call(loop: DecodingLoop, cache: str, prefix: str) -> str:
     source = loop.definition.source
     cuts = {id(node): text for node, text in loop.prefixes}
+    if loop.fits:  # then the crop is all there is
+        whole = loop.fits.partition(".")[0]
+        cuts = {id(node): whole for node in ast.walk(loop.call) if isinstance(node, ast.Subscript | ast.IfExp)}
     words = [cuts.get(id(node)) or source(node) for node in loop.call.args]
     words += [f"{k.arg}={cuts.get(id(k.value)) or source(k.value)}" for k in loop.call.keywords]
     words += [f"past_kv={cache}", "use_cache=True"]

@@ -24,15 +24,16 @@ from migrator.codemod import (
     Replace,
     Site,
 )
+from migrator.recognise.axes import Lane
 from migrator.recognise.cached import takes_cache
 from migrator.recognise.decoding import Decoder, decoders
-from migrator.recognise.index import ClassInfo, Definition, FileIndex
-from migrator.recognise.lanes import Lane
+from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.runs import RUN_REFUSALS
 from migrator.recognise.spelling import LINE_LIMIT, free_local, runtime_name
 from migrator.recognise.syntax import FunctionNode
 
 _HAND_ON = "past_kv=past_kv"
+_FIRST = "past_kv=past_kv and past_kv[0]"
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,12 @@ def _new_rows(name: str, lane: Lane) -> str:
 
 
 def _run_edits(decoder: Decoder) -> Iterator[AnyEdit]:
+    """The blocks are run with the cache, each with its own part of it."""
     stack, call = decoder.stack, decoder.call
-    definition = stack.owner.definition
+    definition, inside = stack.owner.definition, _returning(decoder) is not None
     if stack.component.kind == "single":
-        yield Argument(definition, call, "past_kv=past_kv and past_kv[0]")
+        if not inside:
+            yield Argument(definition, call, _FIRST)
         return
     number = free_local(stack.owner.index, stack.flow.function, "i", "layer", "block_number")
     handed = f"past_kv=past_kv and past_kv[{number}]"
@@ -200,41 +203,46 @@ def _run_edits(decoder: Decoder) -> Iterator[AnyEdit]:
         yield Replace(definition, stack.statement.iter, f"enumerate({definition.source(stack.statement.iter)})")
         yield Argument(definition, call, handed)
         return
-    yield from _unrolled(stack.statement, call, definition, _Loop(decoder, number, handed))
-
-
-@dataclass(frozen=True)
-class _Loop:
-    decoder: Decoder
-    number: str
-    handed: str
-
-    def code(self, name: str, entry: str) -> str:
-        """A Sequential hands on one value and no cache, so its blocks are run one by one."""
-        stack = self.decoder.stack
-        block = free_local(stack.owner.index, stack.flow.function, "block", "layer", "each_block")
-        loop = f"for {self.number}, {block} in enumerate(self.{stack.component.attribute}):"
-        first = [] if name == entry else [f"{name} = {entry}"]
-        return "\n".join([*first, loop, f"    {name} = {block}({name}, {self.handed})"])
-
-
-def _unrolled(statement: ast.stmt, call: ast.Call, definition: Definition, loop: _Loop) -> Iterator[AnyEdit]:
-    entry = definition.source(call.args[0] if call.args else call.keywords[0].value)
+    statement = stack.statement
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     if len(targets) == 1 and isinstance(targets[0], ast.Name) and getattr(statement, "value", None) is call:
-        yield Replace(definition, statement, loop.code(targets[0].id, entry))
+        yield Replace(definition, statement, _loop(decoder, targets[0].id, number, handed))
         return
-    stack = loop.decoder.stack
-    name = free_local(stack.owner.index, stack.flow.function, "h", "hidden", "hidden_states")
-    yield Insert(definition, statement, loop.code(name, entry), "before")
-    yield Replace(definition, call, name)
+    name = _hidden(decoder)
+    yield Insert(definition, statement, _loop(decoder, name, number, handed), "before")
+    if not inside:
+        yield Replace(definition, call, name)
+
+
+def _loop(decoder: Decoder, name: str, number: str, handed: str) -> str:
+    """A Sequential hands on one value and no cache, so its blocks are run one by one."""
+    stack, call = decoder.stack, decoder.call
+    entry = stack.owner.definition.source(call.args[0] if call.args else call.keywords[0].value)
+    block = free_local(stack.owner.index, stack.flow.function, "block", "layer", "each_block")
+    loop = f"for {number}, {block} in enumerate(self.{stack.component.attribute}):"
+    first = [] if name == entry else [f"{name} = {entry}"]
+    return "\n".join([*first, loop, f"    {name} = {block}({name}, {handed})"])
+
+
+def _hidden(decoder: Decoder) -> str:
+    """A name for what goes through the blocks, where the user has none."""
+    stack = decoder.stack
+    return free_local(stack.owner.index, stack.flow.function, "h", "hidden", "hidden_states")
+
+
+# --- what it returns -----------------------------------------------------------------------------------------------
+
+
+def _returning(decoder: Decoder) -> ast.Return | None:
+    """The `return` that the blocks are run in."""
+    return next((s for s in decoder.returns if any(node is decoder.call for node in ast.walk(s))), None)
 
 
 def _returned(decoder: Decoder, statement: ast.Return) -> str:
     """The old result, or with `use_cache` the old result and the cache."""
-    definition, value = decoder.stack.owner.definition, statement.value
+    value = statement.value
     assert value is not None
-    text = definition.source(value)
+    text = _result_text(decoder, statement, value)
     if isinstance(value, ast.Tuple):
         bare = text[1:-1] if text.startswith("(") and text.endswith(")") else text
         return f"if use_cache:\n    return {bare.rstrip().rstrip(',')}, past_kv\nreturn {text}"
@@ -242,3 +250,16 @@ def _returned(decoder: Decoder, statement: ast.Return) -> str:
         return f"return ({text}, past_kv) if use_cache else {text}"
     name = free_local(decoder.stack.owner.index, decoder.stack.flow.function, "logits", "output", "result")
     return f"{name} = {text}\nreturn ({name}, past_kv) if use_cache else {name}"
+
+
+def _result_text(decoder: Decoder, statement: ast.Return, value: ast.expr) -> str:
+    """The source of what is returned, the run of the blocks in it already replaced."""
+    definition, call = decoder.stack.owner.definition, decoder.call
+    text = definition.source(value)
+    if statement is not _returning(decoder):
+        return text
+    run = definition.source(call)
+    if text.count(run) != 1:
+        raise AssertionError(f"`{run}` stands more than once in `{text}`")
+    single = decoder.stack.component.kind == "single"
+    return text.replace(run, f"{run.rstrip()[:-1].rstrip().rstrip(',')}, {_FIRST})" if single else _hidden(decoder))

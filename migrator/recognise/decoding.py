@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from migrator.recognise.anatomy import Attention
 from migrator.recognise.attention import attention_classes
+from migrator.recognise.axes import Lane, Mixed, Track
 from migrator.recognise.blocks import Block
 from migrator.recognise.cached import CACHE, takes_cache
 from migrator.recognise.composition import Component, components, family
 from migrator.recognise.index import ClassInfo, FileIndex
-from migrator.recognise.lanes import Lane, Lanes, Mixed, Track, position_by_position
+from migrator.recognise.lanes import Lanes, position_by_position
 from migrator.recognise.literals import UNKNOWN, literal
 from migrator.recognise.prefixes import Cut, find_cut, optional_side
 from migrator.recognise.stacks import Stack, stacks
@@ -179,10 +180,17 @@ def _call(stack: Stack) -> ast.Call:
     if not isinstance(node, ast.Call) or len(node.args) + len(node.keywords) != 1:
         seen = f"the blocks of `{stack.component.attribute}` are given more than one input"
         raise _Stop("arguments", seen, "hand them nothing but the sequence")
-    if stack.result.op == "looped" and len(strip(stack.result.args[1]).users) != 1:
+    if _are_kept(stack, body):
         seen = f"the results of `{stack.component.attribute}` are kept one by one"
         raise _Stop("arguments", seen, "let each block do nothing but go on with the result of the one before")
     return node
+
+
+def _are_kept(stack: Stack, call: Value) -> bool:
+    """Whether a loop does anything with the result of one block but hand it to the next."""
+    if stack.result.op != "looped":
+        return False
+    return any(user not in (call, stack.result) for user in [*call.users, *stack.result.args[1].users])
 
 
 def _signature(index: FileIndex, info: ClassInfo, method: FunctionNode) -> None:

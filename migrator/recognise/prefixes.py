@@ -10,7 +10,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.recognise.lanes import POINTWISE, Lane, Lanes, Mixed
+from migrator.recognise.axes import POINTWISE, Lane, Mixed
+from migrator.recognise.lanes import Lanes
 from migrator.recognise.positions import carriers
 from migrator.recognise.stacks import Stack
 from migrator.recognise.syntax import parameters, walk_statements
@@ -91,7 +92,9 @@ class _Candidate:
         sequences: dict[str, int] = {}
         for value, lane in names.values():
             if not Prefix(self.flow, sequences, lane.place).holds(value):
-                self.why = f"row t of `{ast.unparse(value.node) if value.node else value.data}` may see later rows"
+                written = value.node or value.statement
+                text = ast.unparse(written) if written is not None and written is not self.flow.function else value.data
+                self.why = f"row t of `{text}` may see later rows"
                 return None
         if len(sources) > 1 and not all(_is_as_long(self.flow, value, lane) for value, lane in sources.items()):
             return None
@@ -175,7 +178,7 @@ def _is_as_long(flow: Flow, value: Value, lane: Lane) -> bool:
     if value.op in ("arange", "unsqueeze"):
         return True
     for root in _roots(value):
-        if is_shift(root, lane.place):
+        if is_shift(root, lane.place) or (root.op == "cat" and shifted_by_cat(root, lane.place) is not None):
             return True  # a single row is not shifted
         for shape in (user for user in root.users if user.op in ("shape", "size")):
             named = any(user.op == "unpack" and user.data == lane.place for user in shape.users)
@@ -243,17 +246,8 @@ class Prefix:
 
     def _cat(self, value: Value) -> bool:
         """`torch.cat([start, tokens[:, :-1]], dim=1)`."""
-        shifted = self.shifted_by_cat(value)
+        shifted = shifted_by_cat(value, self.place)
         return shifted is not None and self.moved(shifted)
-
-    def shifted_by_cat(self, value: Value) -> Value | None:
-        parts = value.args[0].args if value.args and value.args[0].op == "tuple" else ()
-        axis = value.argument(1, "dim")
-        if len(parts) != 2 or axis is None or axis.data != self.place or parts[1].op != "getitem":
-            return None
-        if parts[0].op == "param":
-            return None  # of unknown length
-        return parts[1].args[0] if _slices(parts[1].data, self.place, None, "-1") else None
 
     def _arange(self, value: Value) -> bool:
         start = value.args[0] if len(value.args) == 2 else None
@@ -273,6 +267,17 @@ def is_shift(value: Value, place: int) -> bool:
         return False
     steps, axis = value.argument(1, "shifts"), value.argument(2, "dims")
     return steps is not None and steps.is_const(1) and axis is not None and axis.data in (place, (place,))
+
+
+def shifted_by_cat(value: Value, place: int) -> Value | None:
+    """`tokens` of `torch.cat([start, tokens[:, :-1]], dim=1)`, the start being made here, one for each row."""
+    parts = value.args[0].args if value.args and value.args[0].op == "tuple" else ()
+    axis = value.argument(1, "dim")
+    if len(parts) != 2 or axis is None or axis.data != place or parts[1].op != "getitem":
+        return None
+    one = any(arg.is_const(1) for arg in (*parts[0].args, *(a for arg in parts[0].args for a in arg.args)))
+    made = parts[0].op in ("full", "zeros", "ones") and one
+    return parts[1].args[0] if made and _slices(parts[1].data, place, None, "-1") else None
 
 
 def _is_first_column(index: ast.expr, place: int) -> bool:
