@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.anatomy import Attention, Stop
-from migrator.recognise.dataflow import method_flow
+from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.operations import MATMULS, VIEWS
 from migrator.recognise.shapes import einsum_of, size_of
-from migrator.recognise.syntax import parameters
+from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Flow, Value
 from migrator.recognise.widths import parameter_shape
 
@@ -152,52 +152,49 @@ def _text(value: Value) -> str:
 def check_uses(flow: Flow, value: Value) -> None:
     """Raises Stop where something needs a result to be a tensor of its own: it becomes a view of a wider one."""
     returned = {one for one, _ in flow.returns}
-    for alias, whole in _aliases(value, False):
-        if alias in returned or any(store.value is alias and store.kind != "effect" for store in flow.stores):
+    for inner, alias, whole in _aliases(flow, value):
+        stored = any(store.value is alias and store.kind != "effect" for store in inner.stores)
+        if stored or alias in returned:
             raise Stop("output-kept", f"`{_text(value)}` is returned or stored as it is", alias.node)
-        _check_users(flow, alias, whole)
+        for user in alias.users:
+            if _in_place(alias, user):
+                raise Stop("in-place", f"`{_statement(user)}` changes a projection in place", user.node)
+            sizes = _sizes_of_view(user)
+            if not whole and sizes is not None and not _splits_heads(sizes):
+                raise Stop("view", f"`{_statement(user)}` may need contiguous memory", user.node)
 
 
-def _aliases(value: Value, whole: bool) -> Iterator[tuple[Value, bool]]:
-    """Everything that shares the memory of a value, and whether that memory is contiguous by then."""
-    todo, seen = [(value, whole)], set()
+def _aliases(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool]]:
+    """What shares the memory of a value, here and where it is handed to, and whether it is contiguous by then."""
+    todo, seen = [(flow, value, False)], set()
     while todo:
-        one, whole = todo.pop()
-        if one not in seen:
-            seen.add(one)
-            yield one, whole
-            shared = [user for user in one.users if user.op in VIEWS or user.op in ("tuple", "phi", "loop", "looped")]
-            todo += [(user, whole or user.op == "contiguous") for user in shared]
+        here, one, whole = todo.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        yield here, one, whole
+        for user in one.users:
+            if user.op in VIEWS or user.op in ("tuple", "phi", "loop", "looped"):
+                todo.append((here, user, whole or user.op == "contiguous"))
+            todo += [(inner, given, whole) for inner, given in _handed_to(here, one, user)]
 
 
-def _check_users(flow: Flow, value: Value, whole: bool) -> None:
-    for user in value.users:
-        if _in_place(value, user):
-            raise Stop("in-place", f"`{_statement(user)}` changes a projection in place", user.node)
-        if not whole and _is_strict_view(user):
-            raise Stop("view", f"`{_statement(user)}` may need contiguous memory", user.node)
-        given = _handed_to(flow, value, user)
+def _handed_to(flow: Flow, value: Value, user: Value) -> Iterator[tuple[Flow, Value]]:
+    """What the value is inside a method or function of the file that gets it, as in `self.split_heads(q)`."""
+    inner = None
+    if flow.owner is not None and user.op == "self_call":
+        inner = method_flow(flow.owner, user.data)
+    elif flow.owner is not None and user.op == "call" and user.data in flow.owner.index.functions:
+        index = flow.owner.index
+        definition = index.functions[user.data]
+        assert isinstance(definition.tree, FunctionNode)
+        inner = flow_of(index, definition, definition.tree)
+    if inner is not None and value in user.args:
+        spec = inner.function.args
+        names = [arg.arg for arg in (*spec.posonlyargs, *spec.args) if arg.arg != inner.self_name]
+        given = inner.parameter(names[user.args.index(value)]) if user.args.index(value) < len(names) else None
         if given is not None:
-            inner, parameter = given
-            for alias, inside in _aliases(parameter, whole):
-                _check_users(inner, alias, inside)
-
-
-def _handed_to(flow: Flow, value: Value, user: Value) -> tuple[Flow, Value] | None:
-    """The method that a value is handed to, and what it is there: HF's `self.split_heads(q)`."""
-    if user.op != "self_call" or flow.owner is None or value not in user.args:
-        return None
-    inner = method_flow(flow.owner, user.data)
-    names = list(parameters(flow.owner.methods[user.data]))
-    position = user.args.index(value)
-    given = inner.parameter(names[position]) if inner is not None and position < len(names) else None
-    return (inner, given) if inner is not None and given is not None else None
-
-
-def _is_strict_view(user: Value) -> bool:
-    if user.op in ("view", "view_as"):
-        return not _splits_heads(user)
-    return user.op == "opaque" and isinstance(user.node, ast.Call) and ".view(" in _text(user)
+            yield inner, given
 
 
 def _in_place(value: Value, user: Value) -> bool:
@@ -216,11 +213,23 @@ def _statement(value: Value) -> str:
     return ast.unparse(node).partition("\n")[0] if node is not None else value.op
 
 
-def _splits_heads(view: Value) -> bool:
+def _sizes_of_view(user: Value) -> tuple[Value, ...] | None:
+    """The sizes that `x.view(...)` is given, `x.view(*sizes)` too; None for anything else."""
+    if user.op in ("view", "view_as"):
+        return user.args[1:]
+    if user.op == "getattr" and user.data in ("view", "view_as"):
+        called = next((one for one in user.users if one.op == "opaque"), None)
+        return called.args[1].args if called is not None and len(called.args) == 2 else ()
+    return None
+
+
+def _splits_heads(sizes: tuple[Value, ...]) -> bool:
     """x.view(batch, seq_len, heads, head_dim): the first two axes stay, so that it does not matter how wide x is."""
-    sizes = view.args[1:]
     if len(sizes) == 1 and sizes[0].op == "tuple":
         sizes = sizes[0].args
+    if len(sizes) == 1 and sizes[0].op == "add":  # x.size()[:-1] + (heads, head_dim)
+        lead, heads = sizes[0].args
+        return heads.op == "tuple" and lead.node is not None and _text(lead).endswith(("size()[:-1]", "shape[:-1]"))
     return len(sizes) == 4 and all(_is_size(size, axis) for axis, size in enumerate(sizes[:2]))
 
 
