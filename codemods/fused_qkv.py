@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import libcst as cst
 
 from migrator.codemod import (
     AnyEdit,
     Claim,
     Codemod,
+    Edit,
     Finding,
     Import,
     Insert,
@@ -23,15 +26,20 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.anatomy import Attention, Obstacle, Stop
-from migrator.recognise.attention import attentions, compiles_scripts
-from migrator.recognise.borrowers import assigned_nodes, borrower
+from migrator.recognise.attention import attentions
 from migrator.recognise.index import ClassInfo, FileIndex
-from migrator.recognise.projections import Projection, check_uses, fused_attribute, is_fused, products, projection
-from migrator.recognise.spelling import call, free_name, runtime_name
+from migrator.recognise.projections import (
+    Projection,
+    blocks_of,
+    check_fusible,
+    fused_attribute,
+    is_fused,
+    products,
+    projection,
+)
+from migrator.recognise.spelling import call, comment_behind, comments_above, free_name, runtime_name
 from migrator.recognise.syntax import first_parameter, stored_names
 
-_SIMPLE = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr
-_CHOICES = ast.IfExp | ast.BoolOp | ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom
 _REMEDIES = {
     "not-fused": "bring the attention to softmax(q @ k.transpose(-2, -1) * scale + mask) @ v first",
     "not-linear": "make each of them with one nn.Linear in this method",
@@ -120,7 +128,7 @@ def _finding(index: FileIndex, owner: ClassInfo, found: Attention, seen: set[obj
         one = "projected together already" if fused else "keys and values come from one matmul already"
         return Modern(place, "one matmul already" if len(set(made)) == 1 and not fused else one)
     parts = _same_input([projection(owner, value) for value in made])
-    _check(index, owner, found, parts)
+    check_fusible(index, owner, found, parts)
     return _site(index, owner, found, parts)
 
 
@@ -130,66 +138,6 @@ def _same_input(parts: list[Projection]) -> list[Projection]:
     if k.source is not v.source:
         raise Stop("different-inputs", f"`{ast.unparse(k.node)}` and `{ast.unparse(v.node)}` see different values")
     return parts if q.source is k.source else [k, v]
-
-
-# --- what is in the way ---------------------------------------------------------------------------------------------
-
-
-def _check(index: FileIndex, owner: ClassInfo, found: Attention, parts: list[Projection]) -> None:
-    """Raises Stop at the first thing that is in the way."""
-    if compiles_scripts(index):
-        raise Stop("scripted", "the file compiles code with `torch.jit.script`")
-    if "__init__" not in owner.methods:
-        raise Stop("layout", f"{owner.name} has no `__init__`")
-    if index.subclasses.get(owner.name):
-        raise Stop("subclassed", f"{index.subclasses[owner.name][0]} derives from {owner.name}")
-    for part in parts:
-        _check_assignment(owner, part.attribute)
-    _check_borrowers(index, owner, parts)
-    for part in parts:
-        check_uses(found.flow, part.value)
-    _check_statements(found, parts)
-
-
-def _check_assignment(owner: ClassInfo, attribute: str) -> None:
-    assigned = owner.attributes.get(attribute, [])
-    if len(assigned) != 1 or attribute in owner.stores_outside_init:
-        raise Stop("reassigned", f"`self.{attribute}` is assigned more than once")
-    if assigned[0].statement not in owner.methods["__init__"].body:
-        raise Stop("reassigned", f"`self.{attribute}` is assigned under a condition")
-
-
-def _check_borrowers(index: FileIndex, owner: ClassInfo, parts: list[Projection]) -> None:
-    """A hook or a wrapper would have the products made one by one again; a bare weight may be read by anyone."""
-    linear = [part for part in parts if part.kind == "linear"]
-    attributes = {part.attribute for part in linear}
-    if len({part.attribute for part in parts}) < len(parts):
-        raise Stop("used-elsewhere", "two of the products share one weight")
-    own = {id(part.node.func) for part in linear} | set(assigned_nodes(owner, attributes))
-    line = borrower(index, owner, attributes, own) if attributes else ""
-    if line:
-        raise Stop("used-elsewhere", f"{line} uses one of the projections too")
-
-
-def _check_statements(found: Attention, parts: list[Projection]) -> None:
-    """All products have to be made whenever one is: in simple statements of one block, and unconditionally."""
-    statements = [part.statement for part in parts]
-    blocks = _blocks(found.flow.function)
-    if not any(all(statement in block for statement in statements) for block in blocks):
-        raise Stop("conditional", "the projections stand in different blocks")
-    for part in parts:
-        inside = [node for node in ast.walk(part.statement) if isinstance(node, _CHOICES)]
-        chosen = any(inner is part.node for choice in inside for inner in ast.walk(choice))
-        if chosen or not isinstance(part.statement, _SIMPLE):
-            raise Stop("conditional", f"`{ast.unparse(part.node)}` is not always computed")
-
-
-def _blocks(function: ast.AST) -> Iterator[list[ast.stmt]]:
-    for node in ast.walk(function):
-        for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                yield block
 
 
 # --- the rewritten text ---------------------------------------------------------------------------------------------
@@ -234,6 +182,7 @@ def _forward_edits(
         return
     named = _named(index, found, parts, first)
     fused = call(function, arguments, prefix=f"{', '.join(one.name for one in named)} = ", indent=statement.col_offset)
+    yield from _comments(found, first, [one for one in named if one.bare])
     replaced = any(one.bare and one.projection is first for one in named)
     yield Replace(definition, statement, fused) if replaced else Insert(definition, statement, fused, "before")
     for one in named:
@@ -241,6 +190,43 @@ def _forward_edits(
             yield Replace(definition, one.projection.node, one.name)
         elif one.projection is not first:
             yield Remove(definition, one.projection.statement)
+
+
+def _comments(found: Attention, first: Projection, bare: list[_Named]) -> Iterator[AnyEdit]:
+    """What is said of statements that go moves to the fused call, or stays where other statements stand between."""
+    definition = found.flow.definition
+    gone = [one.projection.statement for one in bare if one.projection is not first]
+    together = {first.statement, *gone}
+    block = next(block for block in blocks_of(found.flow.function) if first.statement in block)
+    above: list[str] = []
+    for statement in (one for one in block if one in gone):
+        place = block.index(statement)
+        comments = comments_above(definition, statement)
+        following = next((one for one in block[place:] if one not in together), None)
+        if block[place - 1] in together:
+            above += comments
+        elif comments and following is not None:
+            yield Edit(definition, following, _commented(comments, at_first=True))
+    behind = [comment_behind(definition, one.projection.statement) for one in bare]
+    differ = len(bare) == len(together) and all(behind) and len(set(behind)) > 1
+    joined = "# " + ", ".join(comment.lstrip("# ") for comment in behind) if differ else ""
+    if above or joined:
+        yield Edit(definition, first.statement, _commented(above, joined))
+
+
+def _commented(above: list[str], behind: str = "", at_first: bool = False) -> Callable[[cst.CSTNode], cst.CSTNode]:
+    """Puts comments above a statement, before or after those that it has, and one behind it in place of its own."""
+
+    def change(node: cst.CSTNode) -> cst.CSTNode:
+        assert isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
+        more = [cst.EmptyLine(comment=cst.Comment(comment)) for comment in above]
+        lines = [*more, *node.leading_lines] if at_first else [*node.leading_lines, *more]
+        if behind and isinstance(node, cst.SimpleStatementLine):
+            comment = node.trailing_whitespace.with_changes(comment=cst.Comment(behind))
+            node = node.with_changes(trailing_whitespace=comment)
+        return node.with_changes(leading_lines=lines)
+
+    return change
 
 
 def _in_order_of_tuple(parts: list[Projection], statement: ast.stmt) -> list[Projection] | None:

@@ -1,4 +1,4 @@
-"""The linear products that queries, keys and values come from, and what else sees their results."""
+"""The linear products that queries, keys and values come from, and what keeps them from being one product."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from migrator.recognise.anatomy import Attention, Stop
-from migrator.recognise.dataflow import flow_of, method_flow
-from migrator.recognise.index import ClassInfo
-from migrator.recognise.operations import MATMULS, VIEWS
-from migrator.recognise.shapes import einsum_of, size_of
-from migrator.recognise.syntax import FunctionNode
-from migrator.recognise.values import Flow, Value
+from migrator.recognise.aliases import check_view
+from migrator.recognise.anatomy import Attention, Stop, text_of
+from migrator.recognise.attention import compiles_scripts
+from migrator.recognise.borrowers import assigned_nodes, borrower
+from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.operations import MATMULS
+from migrator.recognise.shapes import einsum_of
+from migrator.recognise.values import Value
 from migrator.recognise.widths import parameter_shape
 
 _CALLS = frozenset({"module", "call", "call_local", "self_call"})
@@ -20,6 +21,8 @@ _NORMS = frozenset({"torch.nn.LayerNorm", "torch.nn.RMSNorm", "torch.nn.function
 _CROSSED = _NORMS | {"runtime.RotaryEmbedding"}
 _WEIGHTS = ("Linear", "Parameter", "Conv", "Embedding")
 _FUSED = "runtime.FusedProjection"
+_SIMPLE = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr
+_CHOICES = ast.IfExp | ast.BoolOp | ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ def products(found: Attention) -> list[Value]:
     for role, value in (("queries", found.q), ("keys", found.k), ("values", found.v)):
         behind = list(dict.fromkeys(_behind(found, value)))
         if len(behind) != 1:
-            said = " and ".join(_text(one) for one in behind)
+            said = " and ".join(text_of(one) for one in behind)
             seen = f"more than one product: {said}" if behind else "no product of this method"
             raise Stop("not-linear", f"the {role} come from {seen}", value.node)
         result += behind
@@ -72,7 +75,7 @@ def projection(owner: ClassInfo, value: Value) -> Projection:
     letters = einsum_of(value)
     if letters is not None and isinstance(value.node, ast.Call):
         return _of_heads(owner, value, letters[0].operands, letters[0].output)
-    raise Stop("not-linear", f"`{_text(value)}` is no nn.Linear that is given one input", value.node)
+    raise Stop("not-linear", f"`{text_of(value)}` is no nn.Linear that is given one input", value.node)
 
 
 def is_fused(owner: ClassInfo, value: Value) -> bool:
@@ -137,102 +140,67 @@ def _of_heads(owner: ClassInfo, value: Value, terms: tuple[str, ...], output: st
     shape = parameter_shape(owner, weight.data) if weight.op == "attr" else None
     distinct = len(x) == len(w) == 3 and len({*x, *w}) == 5 and x[2] == w[2]
     if not distinct or output != f"{x[0]}{w[0]}{x[1]}{w[1]}" or shape is None or len(shape) != 3:
-        raise Stop("equation", f"`{_text(value)}` does not give (batch, heads, seq_len, head_dim)", value.node)
+        raise Stop("equation", f"`{text_of(value)}` does not give (batch, heads, seq_len, head_dim)", value.node)
     assert weight.node is not None
     return Projection("heads", value, source, weight.data, weight.node)
 
 
-def _text(value: Value) -> str:
-    return ast.unparse(value.node) if value.node is not None else value.op
+# --- what is in the way ---------------------------------------------------------------------------------------------
 
 
-# --- what becomes of the results ------------------------------------------------------------------------------------
+def check_fusible(index: FileIndex, owner: ClassInfo, found: Attention, parts: list[Projection]) -> None:
+    """Raises Stop at the first thing that is in the way."""
+    if compiles_scripts(index):
+        raise Stop("scripted", "the file compiles code with `torch.jit.script`")
+    if "__init__" not in owner.methods:
+        raise Stop("layout", f"{owner.name} has no `__init__`")
+    if index.subclasses.get(owner.name):
+        raise Stop("subclassed", f"{index.subclasses[owner.name][0]} derives from {owner.name}")
+    for part in parts:
+        _check_assignment(owner, part.attribute)
+    _check_borrowers(index, owner, parts)
+    for part in parts:
+        check_view(found.flow, part.value)
+    _check_statements(found, parts)
 
 
-def check_uses(flow: Flow, value: Value) -> None:
-    """Raises Stop where something needs a result to be a tensor of its own: it becomes a view of a wider one."""
-    returned = {one for one, _ in flow.returns}
-    for inner, alias, whole in _aliases(flow, value):
-        stored = any(store.value is alias and store.kind != "effect" for store in inner.stores)
-        if stored or alias in returned:
-            raise Stop("output-kept", f"`{_text(value)}` is returned or stored as it is", alias.node)
-        for user in alias.users:
-            if _in_place(alias, user):
-                raise Stop("in-place", f"`{_statement(user)}` changes a projection in place", user.node)
-            sizes = _sizes_of_view(user)
-            if not whole and sizes is not None and not _splits_heads(sizes):
-                raise Stop("view", f"`{_statement(user)}` may need contiguous memory", user.node)
+def _check_assignment(owner: ClassInfo, attribute: str) -> None:
+    assigned = owner.attributes.get(attribute, [])
+    if len(assigned) != 1 or attribute in owner.stores_outside_init:
+        raise Stop("reassigned", f"`self.{attribute}` is assigned more than once")
+    if assigned[0].statement not in owner.methods["__init__"].body:
+        raise Stop("reassigned", f"`self.{attribute}` is assigned under a condition")
 
 
-def _aliases(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool]]:
-    """What shares the memory of a value, here and where it is handed to, and whether it is contiguous by then."""
-    todo, seen = [(flow, value, False)], set()
-    while todo:
-        here, one, whole = todo.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        yield here, one, whole
-        for user in one.users:
-            if user.op in VIEWS or user.op in ("tuple", "phi", "loop", "looped"):
-                todo.append((here, user, whole or user.op == "contiguous"))
-            todo += [(inner, given, whole) for inner, given in _handed_to(here, one, user)]
+def _check_borrowers(index: FileIndex, owner: ClassInfo, parts: list[Projection]) -> None:
+    """A hook or a wrapper would have the products made one by one again; a bare weight may be read by anyone."""
+    linear = [part for part in parts if part.kind == "linear"]
+    attributes = {part.attribute for part in linear}
+    if len({part.attribute for part in parts}) < len(parts):
+        raise Stop("used-elsewhere", "two of the products share one weight")
+    own = {id(part.node.func) for part in linear} | set(assigned_nodes(owner, attributes))
+    line = borrower(index, owner, attributes, own) if attributes else ""
+    if line:
+        raise Stop("used-elsewhere", f"{line} uses one of the projections too")
 
 
-def _handed_to(flow: Flow, value: Value, user: Value) -> Iterator[tuple[Flow, Value]]:
-    """What the value is inside a method or function of the file that gets it, as in `self.split_heads(q)`."""
-    inner = None
-    if flow.owner is not None and user.op == "self_call":
-        inner = method_flow(flow.owner, user.data)
-    elif flow.owner is not None and user.op == "call" and user.data in flow.owner.index.functions:
-        index = flow.owner.index
-        definition = index.functions[user.data]
-        assert isinstance(definition.tree, FunctionNode)
-        inner = flow_of(index, definition, definition.tree)
-    if inner is not None and value in user.args:
-        spec = inner.function.args
-        names = [arg.arg for arg in (*spec.posonlyargs, *spec.args) if arg.arg != inner.self_name]
-        given = inner.parameter(names[user.args.index(value)]) if user.args.index(value) < len(names) else None
-        if given is not None:
-            yield inner, given
+def _check_statements(found: Attention, parts: list[Projection]) -> None:
+    """All products have to be made whenever one is: in simple statements of one block, and unconditionally."""
+    statements = [part.statement for part in parts]
+    blocks = blocks_of(found.flow.function)
+    if not any(all(statement in block for statement in statements) for block in blocks):
+        raise Stop("conditional", "the projections stand in different blocks")
+    for part in parts:
+        inside = [node for node in ast.walk(part.statement) if isinstance(node, _CHOICES)]
+        chosen = any(inner is part.node for choice in inside for inner in ast.walk(choice))
+        if chosen or not isinstance(part.statement, _SIMPLE):
+            raise Stop("conditional", f"`{ast.unparse(part.node)}` is not always computed")
 
 
-def _in_place(value: Value, user: Value) -> bool:
-    if not user.args or user.args[0] is not value:
-        return False
-    if user.op == "setitem" or (user.node is None and isinstance(user.statement, ast.AugAssign)):
-        return True
-    called = user.node.func if isinstance(user.node, ast.Call) else None
-    name = called.attr if isinstance(called, ast.Attribute) else ""
-    inside = user.keywords.get("inplace")
-    return name.endswith("_") or (inside is not None and not inside.is_const(False))
-
-
-def _statement(value: Value) -> str:
-    node = value.node or value.statement
-    return ast.unparse(node).partition("\n")[0] if node is not None else value.op
-
-
-def _sizes_of_view(user: Value) -> tuple[Value, ...] | None:
-    """The sizes that `x.view(...)` is given, `x.view(*sizes)` too; None for anything else."""
-    if user.op in ("view", "view_as"):
-        return user.args[1:]
-    if user.op == "getattr" and user.data in ("view", "view_as"):
-        called = next((one for one in user.users if one.op == "opaque"), None)
-        return called.args[1].args if called is not None and len(called.args) == 2 else ()
-    return None
-
-
-def _splits_heads(sizes: tuple[Value, ...]) -> bool:
-    """x.view(batch, seq_len, heads, head_dim): the first two axes stay, so that it does not matter how wide x is."""
-    if len(sizes) == 1 and sizes[0].op == "tuple":
-        sizes = sizes[0].args
-    if len(sizes) == 1 and sizes[0].op == "add":  # x.size()[:-1] + (heads, head_dim)
-        lead, heads = sizes[0].args
-        return heads.op == "tuple" and lead.node is not None and _text(lead).endswith(("size()[:-1]", "shape[:-1]"))
-    return len(sizes) == 4 and all(_is_size(size, axis) for axis, size in enumerate(sizes[:2]))
-
-
-def _is_size(value: Value, axis: int) -> bool:
-    measured = size_of(value)
-    return value.is_const(-1) or (measured is not None and measured[1] == axis)
+def blocks_of(function: ast.AST) -> Iterator[list[ast.stmt]]:
+    """Every list of statements of a function."""
+    for node in ast.walk(function):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                yield block
