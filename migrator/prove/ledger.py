@@ -48,6 +48,11 @@ class Ledger:
         """One line of the report for many comparisons; it is written at the end of the block."""
         tally = Tally(limit)
         yield tally
+        self.write(name, symbol, tally)
+
+    def write(self, name: str, symbol: str, tally: Tally) -> None:
+        """The line of the report for a tally that is complete."""
+        limit = tally.limit
         if tally.failure is not None:
             self.add(name, symbol, False, tally.failure, tally.figure, limit)
         elif not tally.count:

@@ -230,7 +230,10 @@ class Model:
 
 def ran(pending: Pending) -> Ran:
     """The answer to a run, checked for being one."""
-    reply, tensors = pending.get()
+    return ran_of(*pending.get())
+
+
+def ran_of(reply: dict[str, Any], tensors: list[Tensor]) -> Ran:
     try:
         grads = {str(name): None if place is None else tensors[place] for name, place in dict(reply["grads"]).items()}
         first = int(reply["from"])

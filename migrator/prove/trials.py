@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 20.0
 _WINDOW = ("block_size", "context", "max_len", "max_seq", "n_ctx", "window", "n_positions", "max_pos", "seq_len")
-_DRAWS = ("multinomial", "argmax")
+_DRAWS = ("multinomial", "argmax", "topk")
 
 
 def decoded(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
@@ -125,12 +125,14 @@ def sampled(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
     args, kwargs = (decode(message[name], values, box.space) for name in ("args", "kwargs"))
     function = getattr(modules[0] if message["bound"] else box.space, message["function"])
     seed_all(message["seed"])
-    with switches.dropout_set(False), torch.no_grad(), limited(message["seconds"]), _drawn() as draws, _work() as work:
+    quiet = (switches.dropout_set(False), torch.no_grad(), limited(message["seconds"]))
+    with quiet[0], quiet[1], quiet[2], _drawn() as draws, _attended() as queries, _work() as work:
         result = function(*args, **dict(kwargs))
     out: list[Tensor] = []
     tree = encode(result, out, box.space, strict=False)
     modes = [module.training for module in modules]
-    reply = {"tree": tree, "outputs": len(out), "draws": len(draws), "work": sum(work), "modes": modes}
+    reply = {"tree": tree, "outputs": len(out), "draws": len(draws), "modes": modes}
+    reply.update(work=sum(work), attended=sum(queries))
     return reply, [*out, *draws, torch.get_rng_state()]
 
 

@@ -6,6 +6,7 @@ import ast
 
 from migrator.codemod import Import
 from migrator.recognise.index import Definition, FileIndex
+from migrator.recognise.syntax import split_lines
 
 LINE_LIMIT = 100
 
@@ -60,6 +61,23 @@ def call(function: str, arguments: list[str], *, prefix: str = "", suffix: str =
         return f"{prefix}{function}(\n    {joined}\n){suffix}"
     body = "".join(f"    {argument},\n" for argument in arguments)
     return f"{prefix}{function}(\n{body}){suffix}"
+
+
+def comments_above(definition: Definition, statement: ast.stmt) -> list[str]:
+    """The lines of comment that stand directly above a statement."""
+    lines = split_lines(definition.text)
+    last = first = definition.line_in_text(statement) - 1
+    while first > 0 and lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    return [line.strip() for line in lines[first:last]]
+
+
+def comment_behind(definition: Definition, statement: ast.stmt) -> str:
+    """The comment on the last line of a statement, or ""."""
+    assert statement.end_lineno is not None
+    line = split_lines(definition.text)[statement.end_lineno + definition.shift - definition.first_line]
+    rest = line.encode()[statement.end_col_offset :].decode().strip()
+    return rest if rest.startswith("#") else ""
 
 
 def parenthesised(text: str, *bare: type[ast.expr]) -> str:
