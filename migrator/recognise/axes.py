@@ -224,8 +224,6 @@ class Axes:
 
     def _unpack(self, value: Value) -> Track:
         inner = value.args[0]
-        if inner.op == "module" and self._kind(inner) == "runtime.FusedProjection":
-            return self._projected(inner, value.data)
         if inner.op in ("chunk", "split", "unbind", "module", "call_local"):
             return self.of(inner)
         return self._only_if_free(value)

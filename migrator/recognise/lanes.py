@@ -58,6 +58,12 @@ class Lanes(Axes):
         made = owner.attribute(value.data) if owner is not None else None
         return (owner.index.resolve(made.func) or "") if owner is not None and isinstance(made, ast.Call) else ""
 
+    def _unpack(self, value: Value) -> Track:
+        inner = value.args[0]
+        if inner.op == "module" and self._kind(inner) == "runtime.FusedProjection":
+            return self._projected(inner, value.data)
+        return super()._unpack(value)
+
     def _projected(self, value: Value, position: object) -> Track:
         """One of the results of `q, k, v = self.qkv(x, self.w_q, self.w_k, self.w_v)`."""
         lane, owner = self.of(value.args[0]), self.flow.owner
