@@ -7,6 +7,7 @@ import ast
 from migrator.recognise.axes import Axes, Lane, Mixed, Track
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo
+from migrator.recognise.syntax import walk_statements
 from migrator.recognise.values import Flow, Value
 
 _ROW_MODULES = frozenset(f"torch.nn.{name}" for name in ("Linear", "LayerNorm", "RMSNorm")) | {"runtime.SwiGLU"}
@@ -31,6 +32,8 @@ class Lanes(Axes):
         """What a module that `made` constructs does to its first argument's positions."""
         lane = tracks[0] if tracks else None
         owner = self.flow.owner
+        if isinstance(made, ast.Lambda) and isinstance(lane, Lane):
+            return self._through_lambda(value, made, lane)
         if owner is None or not isinstance(made, ast.Call) or not isinstance(lane, Lane):
             raise Mixed(value)
         kind = owner.index.resolve(made.func) or ""
@@ -52,6 +55,20 @@ class Lanes(Axes):
         if info is not None and self.depth and len([t for t in tracks if t is not None]) == 1:
             return self._through(value, method_flow(info), lane)
         raise Mixed(value)
+
+    def _through_lambda(self, value: Value, made: ast.Lambda, lane: Lane) -> Track:
+        """`m = self.mlp; self.mlpf = lambda x: m.c_proj(m.act(m.c_fc(x)))`."""
+        called, inner = [], made.body
+        while isinstance(inner, ast.Call) and len(inner.args) == 1 and not inner.keywords:
+            called.append(inner.func)
+            inner = inner.args[0]
+        parameters = [arg.arg for arg in made.args.args]
+        if not isinstance(inner, ast.Name) or parameters != [inner.id] or self.flow.owner is None:
+            raise Mixed(value)
+        track: Track = lane
+        for func in reversed(called):
+            track = self._made(value, _module_of(self.flow.owner, func), [track])
+        return track
 
     def _kind(self, value: Value) -> str:
         owner = self.flow.owner
@@ -92,6 +109,17 @@ class Lanes(Axes):
             raise Mixed(value)
         inner = Lanes(flow, {entry: lane}, self.passing, depth=self.depth - 1)
         return inner.of(flow.returns[0][0])
+
+
+def _module_of(owner: ClassInfo, func: ast.expr) -> ast.expr | None:
+    """What constructs the module `self.a.b`, or `m.b` where `__init__` says `m = self.a`."""
+    path = ast.unparse(func)
+    root, _, rest = path.partition(".")
+    init = owner.methods.get("__init__")
+    for statement in walk_statements(init.body if init is not None else []):
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == root:
+            path = f"{ast.unparse(statement.value)}.{rest}"
+    return owner.attribute(path.removeprefix("self.")) if path.startswith("self.") else None
 
 
 def position_by_position(info: ClassInfo, passing: frozenset[str] = frozenset()) -> Value | None:
