@@ -13,9 +13,12 @@ import torch
 
 from migrator.codemod import Phase
 from migrator.rewrite.engine import plan
+from migrator.rewrite.registry import all_codemods, name_of
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "latent_drift_trajectory.py"
 SIZES = {"latent_size": 10, "hidden_size": 24, "embed_size": 14, "num_slices": 6}
+
+NEW = frozenset(name_of(codemod) for codemod in all_codemods() if codemod.phase is Phase.ARCHITECTURE)
 
 
 def load(text: str, name: str) -> ModuleType:
@@ -41,6 +44,17 @@ def modern_text(legacy_text: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def fast_text(legacy_text: str) -> str:
+    return plan(FIXTURE, legacy_text, phase=Phase.ACCELERATION).text
+
+
+@pytest.fixture(scope="session")
+def fast_exact_text(legacy_text: str) -> str:
+    """Phases 1 and 3 without phase 2: the legacy function, faster."""
+    return plan(FIXTURE, legacy_text, phase=Phase.ACCELERATION, skip=NEW).text
+
+
+@pytest.fixture(scope="session")
 def legacy(legacy_text: str) -> ModuleType:
     return load(legacy_text, "legacy_file")
 
@@ -53,6 +67,16 @@ def exact(exact_text: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def modern(modern_text: str) -> ModuleType:
     return load(modern_text, "modern_file")
+
+
+@pytest.fixture(scope="session")
+def fast(fast_text: str) -> ModuleType:
+    return load(fast_text, "fast_file")
+
+
+@pytest.fixture(scope="session")
+def fast_exact(fast_exact_text: str) -> ModuleType:
+    return load(fast_exact_text, "fast_exact_file")
 
 
 @pytest.fixture
