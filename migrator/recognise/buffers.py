@@ -42,7 +42,7 @@ def is_saved(info: ClassInfo, name: str) -> bool:
 
 def writer(index: FileIndex, info: ClassInfo, name: str) -> str:
     """Where the file may give a kept tensor other contents, or ""; a cut to fewer rows and columns is none."""
-    kin = [*family(index, info), *_ancestors(index, info)]
+    kin = [*family(index, info), *(above.definition for above in info.lineage)]
     names = {definition.name for definition in kin}
     for definition in index.definitions:
         for node, base in _writes(definition, name):
@@ -52,17 +52,6 @@ def writer(index: FileIndex, info: ClassInfo, name: str) -> str:
                 return f"line {definition.line(node)}: `{ast.unparse(node)}`"
     aliased = next((text for definition in kin for text in _through_names(index, definition, name)), "")
     return aliased or _wholesale(index)
-
-
-def _ancestors(index: FileIndex, info: ClassInfo) -> list[Definition]:
-    found: list[Definition] = []
-    todo = list(info.bases)
-    while todo:
-        base = index.classes.get(todo.pop())
-        if base is not None and base.definition not in found:
-            found.append(base.definition)
-            todo += base.bases
-    return found
 
 
 def _writes(definition: Definition, name: str) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -99,6 +99,18 @@ def contains(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str]
     return any(contains(index, c.name, wanted, seen | {name}) for c in components(info))
 
 
+def mentioned(index: FileIndex, name: str) -> list[ClassInfo]:
+    """The class and all classes of the file that it names, at any depth: what its instances may be made of."""
+    found: list[ClassInfo] = []
+    todo = [name]
+    while todo:
+        info = index.classes.get(todo.pop())
+        if info is not None and info not in found:
+            found.append(info)
+            todo += [node.id for node in ast.walk(info.node) if isinstance(node, ast.Name) and node.id in index.classes]
+    return found
+
+
 def reached(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> set[str]:
     """The classes of `wanted` that an instance of the class holds, itself included."""
     found = {name} & wanted

@@ -89,11 +89,24 @@ class ClassInfo:
     @property
     def is_module(self) -> bool:
         """Whether it is an `nn.Module`, as far as this file shows."""
+        return self.derives_from("torch.nn.Module", "torch.nn.modules.module.Module")
+
+    def derives_from(self, *names: str) -> bool:
+        """Whether one of these dotted names is among the bases, or the bases of bases in this file."""
         return any(
-            base in ("torch.nn.Module", "torch.nn.modules.module.Module")
-            or (base in self.index.classes and base != self.name and self.index.classes[base].is_module)
+            base in names
+            or (base in self.index.classes and base != self.name and self.index.classes[base].derives_from(*names))
             for base in self.bases
         )
+
+    @cached_property
+    def lineage(self) -> list[ClassInfo]:
+        """The class and the classes of this file that it derives from."""
+        found = [self]
+        for info in found:
+            above = (self.index.classes[base] for base in info.bases if base in self.index.classes)
+            found += [base for base in above if base not in found]
+        return found
 
     @cached_property
     def init_parameters(self) -> dict[str, ast.expr | None]:

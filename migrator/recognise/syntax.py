@@ -51,12 +51,19 @@ def walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """All statements in order, those inside `if`, `for`, `with` and `try` too, but not inside nested definitions."""
     for statement in body:
         yield statement
-        if isinstance(statement, FunctionNode | ast.ClassDef):
-            continue
-        for name in ("body", "orelse", "finalbody"):
-            yield from walk_statements(getattr(statement, name, []))
-        for handler in getattr(statement, "handlers", []):
-            yield from walk_statements(handler.body)
+        yield from walk_statements(inner_statements(statement))
+
+
+def inner_statements(statement: ast.stmt) -> list[ast.stmt]:
+    """The statements directly inside of one, in order; of a nested definition none."""
+    if isinstance(statement, FunctionNode | ast.ClassDef):
+        return []
+    found: list[ast.stmt] = []
+    for name in ("body", "orelse", "finalbody"):
+        found += getattr(statement, name, [])
+    for handler in getattr(statement, "handlers", []):
+        found += handler.body
+    return found
 
 
 def self_targets(statement: ast.stmt, self_name: str) -> Iterator[tuple[str, ast.expr]]:
