@@ -73,8 +73,10 @@ class GenerationLoop(Codemod):
         part: _Part = site.part
         loop = part.loop
         yield Insert(loop.definition, loop.loop, f"{part.cache} = {part.made}", "before")
+        inside = {id(node) for node in ast.walk(loop.statement)}
         for node in loop.reads:
-            yield Replace(loop.definition, node, "-1")
+            if id(node) not in inside:
+                yield Replace(loop.definition, node, "-1")
         yield Replace(loop.definition, loop.statement, _step(part))
         yield part.imports
 
@@ -115,6 +117,11 @@ def _step(part: _Part) -> str:
     legacy = definition.source(loop.statement)
     targets = ", ".join(ast.unparse(target) for target in _targets(loop.statement))
     cached = _call(loop, part.cache, f"{targets}, {part.cache} = ")
+    if isinstance(loop.statement.value, ast.Subscript):  # logits = model(x)[:, -1]
+        row = ", ".join(
+            "-1" if item in loop.reads else definition.source(item) for item in _items(loop.statement.value)
+        )
+        cached = f"{cached}\n{targets} = {targets}[{row}]"
     if not loop.fits:
         return cached
     cached = cached.replace("\n", "\n    ")
@@ -125,6 +132,10 @@ def _step(part: _Part) -> str:
 def _targets(statement: ast.Assign) -> list[ast.expr]:
     target = statement.targets[0]
     return target.elts if isinstance(target, ast.Tuple) else [target]
+
+
+def _items(node: ast.Subscript) -> list[ast.expr]:
+    return node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
 
 
 def _call(loop: DecodingLoop, cache: str, prefix: str) -> str:

@@ -58,6 +58,7 @@ class KeyValueCache(Codemod):
         "causal-unknown": "whether the stack is causal cannot be told",
         "block": "something in a block besides its attention lets positions meet",
         "arguments": "the blocks are given more than the sequence",
+        "skipped": "a block may be left out, so that its cache would have holes",
         "entry": "what enters the blocks does not depend on the positions one by one",
         "output": "what is returned is not made of the positions one by one",
         "signature": "a method cannot take one more argument",

@@ -236,6 +236,22 @@ class Axes:
             return Lane(lane.axis, lane.rank - 1)  # one of q, k, v on the first axis
         raise Mixed(value)
 
+    def _mean(self, value: Value) -> Track:
+        """Over the last axis, which stays: the heart of a norm that is written out."""
+        lane, axis = self._lane(value), value.argument(1, "dim")
+        keeps = value.argument(2, "keepdim")
+        if lane is None:
+            return self._only_if_free(value)
+        last = axis is not None and axis.data in (-1, lane.rank - 1) and lane.axis != -1
+        if not last or keeps is None or not keeps.is_const(True):
+            raise Mixed(value)
+        return lane
+
+    _sum = _mean
+
+    def _method(self, value: Value) -> Track:
+        return self._mean(value) if value.data in ("std", "var", "norm") and value.args else self._only_if_free(value)
+
     # --- products ---------------------------------------------------------------------------------------------
 
     def _matmul(self, value: Value) -> Track:

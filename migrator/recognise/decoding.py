@@ -17,7 +17,7 @@ from migrator.recognise.lanes import Lanes, position_by_position
 from migrator.recognise.literals import UNKNOWN, literal
 from migrator.recognise.prefixes import Cut, find_cut, optional_side
 from migrator.recognise.stacks import Stack, stacks
-from migrator.recognise.syntax import FunctionNode
+from migrator.recognise.syntax import FunctionNode, walk_statements
 from migrator.recognise.values import Flow, Value, strip
 
 _FINE = frozenset({"causal", "dropout_p", "fill", "scale", CACHE})
@@ -180,6 +180,10 @@ def _call(stack: Stack) -> ast.Call:
     if not isinstance(node, ast.Call) or len(node.args) + len(node.keywords) != 1:
         seen = f"the blocks of `{stack.component.attribute}` are given more than one input"
         raise _Stop("arguments", seen, "hand them nothing but the sequence")
+    inside = walk_statements(stack.statement.body) if isinstance(stack.statement, ast.For) else ()
+    if any(isinstance(one, ast.If | ast.While | ast.Try | ast.Continue | ast.Break | ast.Match) for one in inside):
+        seen = f"not each of `{stack.component.attribute}` is run each time"
+        raise _Stop("skipped", seen, "run all blocks, in the same order, for every token")
     if _are_kept(stack, body):
         seen = f"the results of `{stack.component.attribute}` are kept one by one"
         raise _Stop("arguments", seen, "let each block do nothing but go on with the result of the one before")
@@ -212,8 +216,11 @@ def _returns(stack: Stack, passing: frozenset[str]) -> tuple[ast.Return, ...]:
     """The returns that hand out rows for the rows that went in, or the last of them."""
     found: list[ast.Return] = []
     for value, statement in stack.flow.returns:
-        if statement.lineno < stack.statement.lineno or optional_side(stack.flow, statement):
+        if optional_side(stack.flow, statement):
             continue
+        if statement.lineno < stack.statement.lineno:
+            seen = f"{stack.owner.name}.{stack.flow.function.name} may return before the blocks are run"
+            raise _Stop("output", seen, "return at the end alone")
         lanes = _OutputLanes(stack.flow, {stack.result: _ROWS}, passing)
         try:
             for part in value.args if value.op == "tuple" else (value,):

@@ -39,7 +39,7 @@ class Lanes(Axes):
         kind = owner.index.resolve(made.func) or ""
         if kind in _PLAIN_MODULES:
             return lane
-        if kind in _ROW_MODULES and lane.axis != -1:
+        if kind in _ROW_MODULES and lane.axis != -1 and not _spans_axes(made):
             return lane
         if kind == "torch.nn.Embedding":
             return Lane(lane.axis - 1, lane.rank + 1)
@@ -109,6 +109,12 @@ class Lanes(Axes):
             raise Mixed(value)
         inner = Lanes(flow, {entry: lane}, self.passing, depth=self.depth - 1)
         return inner.of(flow.returns[0][0])
+
+
+def _spans_axes(made: ast.Call) -> bool:
+    """Whether a norm is over more than the last axis: `nn.LayerNorm((seq_len, dim))`."""
+    first = made.args[0] if made.args else None
+    return isinstance(first, ast.Tuple | ast.List) and len(first.elts) != 1
 
 
 def _module_of(owner: ClassInfo, func: ast.expr) -> ast.expr | None:

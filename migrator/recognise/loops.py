@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from migrator.recognise.attention import attention_classes
 from migrator.recognise.cached import CACHE, CachedMethod, cached_method
 from migrator.recognise.composition import contains
+from migrator.recognise.growth import Growth
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.receivers import Receivers
 from migrator.recognise.slices import (
     base_name,
     called_name,
-    concatenated,
     crop_of,
     goes_by_one,
-    is_everything,
     is_last,
     until,
 )
 from migrator.recognise.syntax import FunctionNode, bind, parameters, walk_statements
 
 _DRAWS = frozenset({"argmax", "multinomial", "max", "sample", "topk", "softmax", "log_softmax"})
+_COPYING = frozenset({"append", "clone", "contiguous", "detach", "item", "long", "to", "view"})
 _READING = frozenset({"size", "dim", "ndim", "shape", "device", "dtype"})
 
 
@@ -103,14 +104,15 @@ class _Loop:
         loop: ast.For | ast.While,
     ) -> None:
         self.index, self.definition, self.owner, self.function, self.loop = index, definition, owner, function, loop
-        self.body = list(walk_statements(loop.body))
+        self.growth = Growth(index, loop)
+        self.body, self.steps = self.growth.body, self.growth.steps
         self.nodes = [node for statement in loop.body for node in ast.walk(statement)]
 
     def found(self) -> DecodingLoop | StubbornLoop | None:
-        grown = {**self.appended(), **self.filled()}
+        grown = {**self.growth.appended(), **self.growth.filled()}
         if not grown or not any(called_name(node) in _DRAWS for node in self.nodes):
             return None
-        crops = self.crops(grown)
+        crops = self.growth.crops(grown)
         runs = [s for s in self.body if isinstance(s, ast.Assign) and self.model_call(s, grown.keys() | crops.keys())]
         if not runs or self.is_outer(runs[0]):
             return None
@@ -125,63 +127,6 @@ class _Loop:
         """Whether a loop inside of this one is the one that draws."""
         inner = [s for s in self.body if isinstance(s, ast.For | ast.While)]
         return any(one is statement for loop in inner for one in walk_statements(loop.body))
-
-    # --- what grows -------------------------------------------------------------------------------------------
-
-    def appended(self) -> dict[str, ast.Assign]:
-        """Names that get longer: `idx = torch.cat((idx, new), dim=1)`."""
-        found: dict[str, ast.Assign] = {}
-        for statement in self.body:
-            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-                name = statement.targets[0]
-                parts = concatenated(self.index, statement.value)
-                if isinstance(name, ast.Name) and parts and ast.unparse(parts[0]) == name.id:
-                    found[name.id] = statement
-        return found
-
-    def filled(self) -> dict[str, ast.Assign]:
-        """Names that are written into: `tokens[:, t] = new`, with the number of the loop."""
-        found: dict[str, ast.Assign] = {}
-        for statement in self.body:
-            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-            if (
-                isinstance(target, ast.Subscript)
-                and isinstance(target.value, ast.Name)
-                and self.column(target) is not None
-            ):
-                assert isinstance(statement, ast.Assign)
-                found[target.value.id] = statement
-        return found
-
-    def crops(self, grown: dict[str, ast.Assign]) -> dict[str, tuple[str, ast.expr]]:
-        """Names for the last part of what grows: {name: (what grows, length of the part)}."""
-        found: dict[str, tuple[str, ast.expr]] = {}
-        for statement in self.loop.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                crop = crop_of(statement.value)
-                if crop is not None and crop[0] in grown:
-                    found[statement.targets[0].id] = crop
-        return found
-
-    def column(self, node: ast.expr) -> int | None:
-        """k of `x[:, t + k]` and `x[:, t + k, :]`, where t is the number of the loop."""
-        items = node.slice.elts if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) else []
-        if len(items) not in (2, 3) or not all(is_everything(item) for item in (items[0], *items[2:])):
-            return None
-        return self.steps(items[1])
-
-    def steps(self, node: ast.expr | None) -> int | None:
-        """k of `t + k`."""
-        number = (
-            self.loop.target.id if isinstance(self.loop, ast.For) and isinstance(self.loop.target, ast.Name) else ""
-        )
-        if isinstance(node, ast.Name) and node.id == number:
-            return 0
-        if isinstance(node, ast.BinOp) and isinstance(node.left, ast.Name) and node.left.id == number:
-            step = node.right.value if isinstance(node.right, ast.Constant) else None
-            if isinstance(step, int) and isinstance(node.op, ast.Add | ast.Sub):
-                return step if isinstance(node.op, ast.Add) else -step
-        return None
 
     # --- the model --------------------------------------------------------------------------------------------
 
@@ -198,17 +143,11 @@ class _Loop:
         root = func
         while isinstance(root, ast.Attribute):
             root = root.value
-        if not isinstance(root, ast.Name) or root.id in self.index.imports or hasattr(__builtins__, root.id):
+        if not isinstance(root, ast.Name) or root.id in self.index.imports or hasattr(builtins, root.id):
             return False
         if isinstance(func, ast.Name):
             return func.id not in self.index.functions and func.id not in self.index.classes
-        return called_name(ast.Call(func, [], [])) not in _DRAWS | _READING | {
-            "clone",
-            "detach",
-            "view",
-            "item",
-            "append",
-        }
+        return called_name(ast.Call(func, [], [])) not in _DRAWS | _READING | _COPYING
 
     def decoding(
         self, runs: list[ast.Assign], grown: dict[str, ast.Assign], crops: dict[str, tuple[str, ast.expr]]
@@ -229,7 +168,7 @@ class _Loop:
         if method is None:
             seen = f"{info.name}.{name} takes no cache, so each step runs the whole prefix"
             raise _Stop("not-cached", seen, "see what `kv_cache` says of it")
-        if len(runs) > 1 or statement not in self.loop.body:
+        if len(runs) > 1 or statement not in self.steps:
             raise _Stop("several-runs", "the model is run more than once in a step, or not in each", "run it once")
         logits = self.result(statement, call, method)
         found = DecodingLoop(self.definition, self.owner, self.function, self.loop, statement, call, method, logits)
@@ -241,7 +180,10 @@ class _Loop:
         target = statement.targets[0]
         names = target.elts if isinstance(target, ast.Tuple) else [target]
         plain = len(statement.targets) == 1 and all(isinstance(name, ast.Name) for name in names)
-        if not plain or statement.value is not call or len(names) != method.results:
+        whole = statement.value is call or (
+            isinstance(statement.value, ast.Subscript) and statement.value.value is call
+        )
+        if not plain or not whole or len(names) != method.results or (statement.value is not call and len(names) > 1):
             seen = f"`{ast.unparse(statement)}` does more than to name what {method.owner.name}.{method.name} returns"
             raise _Stop("logits-read", seen, "give the result of the model a name of its own")
         first = names[0]
@@ -276,6 +218,14 @@ class _Loop:
             self.fill(found, grown[source], given, growing)
         else:
             self.append(found, given[growing], crops, given)
+            self.each_step(grown[source])
+
+    def each_step(self, growth: ast.Assign) -> None:
+        """A step that adds no token would have no new row to compute."""
+        skips: list[ast.stmt] = [s for s in self.body if isinstance(s, ast.Continue)]
+        if growth not in self.steps or skips:
+            line = self.definition.line([*skips, growth][0])
+            raise _Stop("step", f"line {line}: not each step adds a token", "leave the loop by `break` instead")
 
     def untouched(self, found: DecodingLoop, names: set[str], growth: ast.Assign) -> None:
         """Nothing but the one statement may change what has been drawn."""
@@ -291,8 +241,9 @@ class _Loop:
 
     def is_crop(self, node: ast.Name) -> bool:
         return any(
-            isinstance(s, ast.Assign) and s.targets[0] is node and crop_of(s.value) is not None for s in self.loop.body
-        )
+            isinstance(s, ast.Assign) and s.targets[0] is node and (crop_of(s.value) or (node.id,))[0] != node.id
+            for s in self.steps
+        )  # fmt: skip
 
     def is_reading(self, node: ast.Name) -> bool:
         """Whether a name is only looked at: sliced, measured, compared, or concatenated."""
@@ -338,15 +289,15 @@ class _Loop:
     def fill(self, found: DecodingLoop, growth: ast.Assign, given: dict[str, ast.expr], growing: str) -> None:
         """`tokens[:, t] = new`: the prefix is what has been written by now."""
         loop = self.loop
-        if not isinstance(loop, ast.For) or not goes_by_one(loop.iter):
+        if not isinstance(loop, ast.For) or goes_by_one(loop.iter) is None:
             raise _Stop("step", "the loop does not count positions one by one", "use `for t in range(...)`")
         reads = list(self.logits_reads(found))
-        columns = {self.column(read) for read in reads}
+        columns = {self.growth.column(read) for read in reads}
         column = columns.pop() if len(columns) == 1 else None
         if column is None or column > 0:
             seen = f"not the logits of one position, counted by the loop, are read from `{found.logits}`"
             raise _Stop("logits-read", seen, "read `logits[:, t]` alone")
-        written = self.column(growth.targets[0])
+        written = self.growth.column(growth.targets[0])
         assert written is not None
         newest = column - (growing in found.method.shifted)  # the last token that these logits see
         if newest >= written:
@@ -359,14 +310,17 @@ class _Loop:
                 raise _Stop("arguments", f"`{ast.unparse(node)}` is not the whole sequence", "hand in all of it")
             found.prefixes.append((node, f"{node.id}[:, {until(loop, column)}]"))
         found.reads = [read.slice.elts[1] for read in reads if isinstance(read, ast.Subscript)]  # type: ignore[attr-defined]
-        stop = loop.iter.args[-1] if isinstance(loop.iter, ast.Call) and len(loop.iter.args) < 3 else None
+        stop = goes_by_one(loop.iter)
         if isinstance(stop, ast.Name | ast.Constant | ast.Attribute):
             found.room = ast.unparse(stop)
 
     def logits_reads(self, found: DecodingLoop) -> Iterator[ast.expr]:
         """What takes the rows of the logits, until the name stands for something else."""
         name, rebound = found.logits, False
-        for statement in self.loop.body[self.loop.body.index(found.statement) + 1 :]:
+        if found.statement.value is not found.call:  # logits = model(x)[:, -1]
+            yield found.statement.value
+            return
+        for statement in self.steps[self.steps.index(found.statement) + 1 :]:
             loads = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == name]
             for load in (n for n in loads if isinstance(n.ctx, ast.Load)):
                 holder = next(

@@ -14,10 +14,14 @@ def until(loop: ast.For, column: int) -> str:
     return f":{name}" if not end else f": {name} {'+' if end > 0 else '-'} {abs(end)}"
 
 
-def goes_by_one(node: ast.expr) -> bool:
-    """`range(n)` and `range(start, n)`."""
-    plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"
-    return plain and isinstance(node, ast.Call) and len(node.args) in (1, 2) and not node.keywords
+def goes_by_one(node: ast.expr) -> ast.expr | None:
+    """n of `range(n)` and `range(start, n)`, with or without a progress bar around it."""
+    if not isinstance(node, ast.Call) or not node.args:
+        return None
+    if called_name(node) in ("tqdm", "trange", "track") and isinstance(node.args[0], ast.Call):
+        return goes_by_one(node.args[0])
+    plain = isinstance(node.func, ast.Name) and node.func.id == "range" and not node.keywords
+    return node.args[-1] if plain and len(node.args) < 3 else None
 
 
 def called_name(node: ast.AST) -> str:
@@ -34,9 +38,11 @@ def called_name(node: ast.AST) -> str:
 
 
 def base_name(node: ast.expr) -> str | None:
-    """`x` of `x`, `x[...]` and of a choice between such."""
+    """`x` of `x`, `x[...]`, `x.clone()` and the like, and of a choice between such."""
     if isinstance(node, ast.IfExp):
         return base_name(node.body)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return base_name(node.func.value)
     while isinstance(node, ast.Subscript):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None

@@ -1,0 +1,79 @@
+"""What gets longer, or is filled, while a loop runs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from migrator.recognise.index import FileIndex
+from migrator.recognise.slices import concatenated, crop_of, is_everything
+from migrator.recognise.syntax import walk_statements
+
+
+class Growth:
+    """One loop: `body` are all statements in it, `steps` those that each step runs."""
+
+    def __init__(self, index: FileIndex, loop: ast.For | ast.While) -> None:
+        self.index, self.loop = index, loop
+        self.body = list(walk_statements(loop.body))
+        self.steps = list(_unconditional(loop.body))
+
+    def appended(self) -> dict[str, ast.Assign]:
+        """Names that get longer: `idx = torch.cat((idx, new), dim=1)`."""
+        found: dict[str, ast.Assign] = {}
+        for statement in self.body:
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                name = statement.targets[0]
+                parts = concatenated(self.index, statement.value)
+                if isinstance(name, ast.Name) and parts and ast.unparse(parts[0]) == name.id:
+                    found[name.id] = statement
+        return found
+
+    def filled(self) -> dict[str, ast.Assign]:
+        """Names that are written into: `tokens[:, t] = new`, with the number of the loop."""
+        found: dict[str, ast.Assign] = {}
+        for statement in self.body:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+            if not isinstance(target, ast.Subscript) or self.column(target) is None:
+                continue
+            if isinstance(target.value, ast.Name) and isinstance(statement, ast.Assign):
+                found[target.value.id] = statement
+        return found
+
+    def crops(self, grown: dict[str, ast.Assign]) -> dict[str, tuple[str, ast.expr]]:
+        """Names for the last part of what grows: {name: (what grows, length of the part)}."""
+        found: dict[str, tuple[str, ast.expr]] = {}
+        for statement in self.steps:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                crop = crop_of(statement.value)
+                if crop is not None and crop[0] in grown and crop[0] != statement.targets[0].id:
+                    found[statement.targets[0].id] = crop
+        return found
+
+    def column(self, node: ast.expr) -> int | None:
+        """k of `x[:, t + k]` and `x[:, t + k, :]`, where t is the number of the loop."""
+        items = node.slice.elts if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) else []
+        if len(items) not in (2, 3) or not all(is_everything(item) for item in (items[0], *items[2:])):
+            return None
+        return self.ahead(items[1])
+
+    def ahead(self, node: ast.expr | None) -> int | None:
+        """k of `t + k`."""
+        target = self.loop.target if isinstance(self.loop, ast.For) else None
+        number = target.id if isinstance(target, ast.Name) else ""
+        if isinstance(node, ast.Name) and node.id == number:
+            return 0
+        if isinstance(node, ast.BinOp) and isinstance(node.left, ast.Name) and node.left.id == number:
+            step = node.right.value if isinstance(node.right, ast.Constant) else None
+            if isinstance(step, int) and isinstance(node.op, ast.Add | ast.Sub):
+                return step if isinstance(node.op, ast.Add) else -step
+        return None
+
+
+def _unconditional(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that each step runs; `with torch.no_grad():` around some of them makes no difference."""
+    for statement in body:
+        if isinstance(statement, ast.With):
+            yield from _unconditional(statement.body)
+        else:
+            yield statement
