@@ -109,7 +109,7 @@ def _site(index: FileIndex, decoder: Decoder, place: Place) -> Site:
         abilities=(CachedDecoding(owner.name, method, decoder.cut.sequences),),
         parameters=((f"{owner.name}.{method}", ("past_kv", "use_cache")), *inner),
     )
-    message = f"`{method}` can go on from cached keys and values: only new positions are computed"
+    message = f"`{method}` can go on from cached keys and values: only new positions are computed (exact in eval mode)"
     return Site(place, message, claim, _Part(decoder, cache, layer, imports))
 
 
