@@ -101,6 +101,9 @@ def _finding(index: FileIndex, found: Attention, place: Place) -> Finding:
         return Modern(place, f"{what}: the fused kernels can run")
     readings = {keyword: _read(index, found, keyword, value) for keyword, value in masks.items()}
     if not any(reading.causal for reading in readings.values()):
+        for reading in readings.values():
+            if reading.doubt is not None:
+                raise reading.doubt
         return Modern(place, "dense mask: memory-efficient kernels can run, memory grows with the mask")
     if found.kind == "sdpa" and any(reading.rest for reading in readings.values()):
         return Modern(place, "dense mask, causal and more: it has to stay one for scaled_dot_product_attention")

@@ -25,11 +25,12 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.attention import compiles_scripts
-from migrator.recognise.composition import users_of
+from migrator.recognise.composition import family, users_of
 from migrator.recognise.constants import init_values, number
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, FileIndex
-from migrator.recognise.recomputing import RECOMPUTE_REFUSALS, changed_in_place, obstacle
+from migrator.recognise.mutation import changed_in_place
+from migrator.recognise.recomputing import RECOMPUTE_REFUSALS, obstacle
 from migrator.recognise.spelling import call, runtime_name
 from migrator.recognise.syntax import first_parameter
 from migrator.recognise.trunks import Run, Trunk, trunks
@@ -174,9 +175,10 @@ def _check(index: FileIndex, trunk: Trunk) -> None:
     reason = _strange_base(index, trunk.owner)
     if reason:
         raise _Obstacle("bases", reason)
-    taken = [name for info in trunk.owner.lineage for name in _SWITCHES if _has(info, name)]
+    kin = [*trunk.owner.lineage, *(index.classes[one.name] for one in family(index, trunk.owner))]
+    taken = [f"{info.name} has a `{name}`" for info in kin for name in _SWITCHES if _has(info, name)]
     if taken and not trunk.owner.derives_from(_BASE):
-        raise _Obstacle("conflict", f"{trunk.owner.name} has a `{taken[0]}` of its own")
+        raise _Obstacle("conflict", f"{taken[0]} of its own")
     if trunk.kind == "sequential" and _hooks(index):
         raise _Obstacle("hooks", f"{_hooks(index)} hangs a hook, perhaps on `{trunk.path}`")
     for name in dict.fromkeys(member.name for member in trunk.members):

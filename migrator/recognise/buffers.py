@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from migrator.recognise.composition import family
 from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
+from migrator.recognise.mutation import changed_in_place
 from migrator.recognise.values import Value, roots
 
 _REGISTERS = frozenset({"register_buffer", "register_parameter"})
@@ -29,7 +30,8 @@ def kept_tensors(info: ClassInfo) -> dict[str, Value]:
         base, _, name = store.name.rpartition(".")
         if store.kind == "attribute" and base == flow.self_name:
             found.setdefault(name, []).append(store.value)
-    return {name: values[0] for name, values in found.items() if len(values) == 1}
+    changed = {root for target, _ in changed_in_place(flow) for root in roots(target)}
+    return {name: v[0] for name, v in found.items() if len(v) == 1 and not changed & roots(v[0])}
 
 
 def is_saved(info: ClassInfo, name: str) -> bool:
@@ -87,7 +89,7 @@ def _reached(node: ast.expr, name: str) -> ast.Attribute | None:
 
 def _changed_by(call: ast.Call) -> list[ast.expr]:
     """What a call may change in place: the receiver of `x.fill_()`, what `init.zeros_(x)` is given, and `out=`."""
-    callee = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    callee = _callee(call)
     outs = [keyword.value for keyword in call.keywords if keyword.arg == "out"]
     if not callee.endswith("_") or callee.endswith("__"):
         return outs
@@ -96,10 +98,14 @@ def _changed_by(call: ast.Call) -> list[ast.expr]:
 
 def _named(call: ast.Call, name: str) -> ast.expr | None:
     """The owner in `setattr(owner, "name", ...)` and `owner.register_buffer("name", ...)`."""
-    callee = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    callee = _callee(call)
     if callee not in _SETS_BY_NAME or not any(isinstance(a, ast.Constant) and a.value == name for a in call.args):
         return None
     return call.func.value if isinstance(call.func, ast.Attribute) else call.args[0]
+
+
+def _callee(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
 
 
 def _narrowed(node: ast.AST) -> list[ast.expr]:
@@ -116,9 +122,10 @@ def _narrowed(node: ast.AST) -> list[ast.expr]:
 
 
 def _is_first(info: ClassInfo, node: ast.expr) -> bool:
-    """Whether a write is the one of `__init__` itself."""
+    """Whether a write is the one of `__init__` that makes the tensor."""
     init = info.methods.get("__init__")
-    return init is not None and any(inner is node for inner in ast.walk(init)) and not isinstance(node, ast.Subscript)
+    makes = isinstance(node, ast.Attribute) or (isinstance(node, ast.Call) and _callee(node) in _REGISTERS)
+    return makes and init is not None and any(inner is node for inner in ast.walk(init))
 
 
 def _is_guarded(index: FileIndex, definition: Definition, node: ast.expr, owner: ast.expr, names: set[str]) -> bool:
@@ -148,10 +155,9 @@ def _through_names(index: FileIndex, definition: Definition, name: str) -> Itera
     info = index.classes.get(definition.name)
     for method in info.methods.values() if info is not None and info.definition is definition else ():
         if name in definition.source(method):
-            for value in flow_of(index, definition, method, info).values:
-                in_place = value.op == "setitem" or (isinstance(value.data, str) and value.data.endswith("_"))
-                if in_place and value.args and any(r.op == "attr" and r.data == name for r in roots(value.args[0])):
-                    yield f"line {definition.line(value.node or value.statement or method)}, through another name"
+            for target, statement in changed_in_place(flow_of(index, definition, method, info)):
+                if any(root.op == "attr" and root.data == name for root in roots(target)):
+                    yield f"line {definition.line(statement)}, through another name"
 
 
 def _wholesale(index: FileIndex) -> str:

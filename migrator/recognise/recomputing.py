@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import sys
 from collections.abc import Iterator
 
 from migrator.recognise.composition import mentioned
 from migrator.recognise.dataflow import flow_of
-from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
+from migrator.recognise.mutation import MUTATORS, changed_in_place, made_by
 from migrator.recognise.syntax import FunctionNode, first_parameter, walk_statements
-from migrator.recognise.values import Flow, Value, roots
+from migrator.recognise.values import Flow, roots
 
 _COUNTS = ("BatchNorm", "SyncBatchNorm", "InstanceNorm", "spectral_norm")
-_MUTATORS = frozenset(
-    {"append", "extend", "insert", "add", "update", "pop", "popitem", "clear", "setdefault", "remove"}
-)
 _RANDOM = ("random.", "numpy.random.")
 _KNOWN = ("torch.nn.", "runtime.")
+_LIBRARIES = frozenset({"torch", "runtime", "einops"}) | (sys.stdlib_module_names - {"random"})
 Obstacle = tuple[str, str]
 
 # Meaning of the codes, for codemods that hand them on.
@@ -33,71 +34,59 @@ def obstacle(index: FileIndex, name: str) -> Obstacle | None:
     return next((found for info in mentioned(index, name) for found in _obstacles(info)), None)
 
 
-def changed_in_place(flow: Flow) -> Iterator[tuple[Value, ast.stmt]]:
-    """(value, statement) for everything that a function changes in place."""
-    for value in flow.values:
-        if value.args and value.statement is not None and _is_in_place(flow, value):
-            yield value.args[0], value.statement
-    for statement in walk_statements(flow.function.body):
-        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-            held = flow.before.get(statement, {}).get(statement.target.id)
-            if held is not None and held.op != "const":
-                yield held, statement
-
-
-def _is_in_place(flow: Flow, value: Value) -> bool:
-    if value.op == "setitem":
-        return True
-    name = value.data if isinstance(value.data, str) else ""
-    if value.op == "method" and name in _MUTATORS:
-        return True
-    if name.endswith("_") and not name.endswith("__") and value.op not in ("module", "attr", "param"):
-        return True
-    inside = value.keywords.get("inplace")
-    if inside is not None:
-        return not inside.is_const(False)
-    kept = _made(flow.owner, name.removeprefix("self.")) if flow.owner is not None and "self." in name else None
-    made = kept if isinstance(kept, ast.Call) else None
-    given = [*made.args[-1:], *(k.value for k in made.keywords if k.arg == "inplace")] if made is not None else []
-    return any(isinstance(one, ast.Constant) and one.value is True for one in given)
-
-
 def _obstacles(info: ClassInfo) -> Iterator[Obstacle]:
     for node in ast.walk(info.node):
         made = info.index.resolve(node.func) or "" if isinstance(node, ast.Call) else ""
         if made.startswith("torch.nn.") and made.rpartition(".")[2].startswith(_COUNTS):
             yield "stateful", f"{info.name} holds {made.rpartition('.')[2]}, which counts each time that it is run"
-    for method in _methods(info):
-        yield from _of_method(info, method)
+    for flow in _flows(info):
+        yield from _of_flow(info, flow)
 
 
-def _methods(info: ClassInfo) -> Iterator[FunctionNode]:
-    """`forward` and the methods that it calls."""
-    todo, seen = ["forward"], set()
+def _flows(info: ClassInfo) -> Iterator[Flow]:
+    """`forward`, and the methods and functions of the file that it calls, at any depth."""
+    index = info.index
+    todo: list[tuple[Definition, ast.AST | None, ClassInfo | None]] = []
+    todo.append((info.definition, info.methods.get("forward"), info))
+    seen: set[ast.AST] = set()
     while todo:
-        name = todo.pop()
-        method = info.methods.get(name)
-        if method is not None and name not in seen:
-            seen.add(name)
-            yield method
-            todo += [v.data for v in flow_of(info.index, info.definition, method, info).values if v.op == "self_call"]
+        definition, function, owner = todo.pop()
+        if isinstance(function, FunctionNode) and function not in seen:
+            seen.add(function)
+            flow = flow_of(index, definition, function, owner)
+            yield flow
+            todo += [(definition, owner.methods[v.data], owner) for v in flow.of("self_call") if owner is not None]
+            called = [index.functions[v.data] for v in flow.of("call") if v.data in index.functions]
+            todo += [(one, one.tree, None) for one in called]
 
 
-def _of_method(info: ClassInfo, method: FunctionNode) -> Iterator[Obstacle]:
-    where = f"{info.name}.{method.name}"
-    yield from (("stateful", f"{where} changes `{text}`") for text in _changes_of_self(method))
+def _of_flow(info: ClassInfo, flow: Flow) -> Iterator[Obstacle]:
+    method = flow.function
+    where = f"{flow.owner.name}.{method.name}" if flow.owner is not None else method.name
+    if flow.owner is not None:
+        yield from (("stateful", f"{where} changes `{text}`") for text in _changes_of_self(method))
     if any(isinstance(node, ast.Global | ast.Nonlocal) for node in ast.walk(method)):
         yield "stateful", f"{where} changes global names"
-    flow = flow_of(info.index, info.definition, method, info)
     for value in flow.values:
         name = value.data if isinstance(value.data, str) else ""
         if "generator" in value.keywords or (value.op == "call" and name.startswith(_RANDOM)):
             yield "random", f"{where} draws from a generator of its own: `{name}`"
         if value.op == "module" and not _is_known(info, name):
             yield "unknown-part", f"{where} runs `self.{name}`, and it cannot be told what that is"
+        if value.op == "call" and name and not _is_known_function(info.index, name):
+            yield "unknown-part", f"{where} calls `{name}`, and it cannot be told what that does"
     for target, statement in changed_in_place(flow):
         if any(root.op == "param" for root in roots(target)):
             yield "in-place", f"{where} changes what it is given: `{ast.unparse(statement).partition(chr(10))[0]}`"
+
+
+def _is_known_function(index: FileIndex, name: str) -> bool:
+    return (
+        name in index.functions
+        or name in index.classes
+        or hasattr(builtins, name)
+        or ("." in name and name.partition(".")[0] in _LIBRARIES)
+    )
 
 
 def _changes_of_self(method: FunctionNode) -> Iterator[str]:
@@ -109,7 +98,7 @@ def _changes_of_self(method: FunctionNode) -> Iterator[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = node.func.attr
             in_place = name.endswith("_") and not name.endswith("__")
-            target = node.func.value if in_place or name in _MUTATORS else None
+            target = node.func.value if in_place or name in MUTATORS else None
         if target is not None and _root(target) == first_parameter(method):
             yield ast.unparse(target)
 
@@ -122,13 +111,8 @@ def _root(node: ast.expr) -> str:
 
 def _is_known(info: ClassInfo, path: str) -> bool:
     """Whether an attribute that is called is made by a class of torch, of the runtime, or of this file."""
-    made = _made(info, path.partition(".")[0])
+    made = made_by(info, path.partition(".")[0])
     return made is not None and _shows(info, made)
-
-
-def _made(info: ClassInfo, name: str) -> ast.expr | None:
-    """The value of an attribute, of the class or the nearest one above that sets it."""
-    return next((one for one in info.lineage if name in one.attributes), info).attribute(name)
 
 
 def _shows(info: ClassInfo, made: ast.expr) -> bool:

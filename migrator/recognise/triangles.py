@@ -29,11 +29,15 @@ class Term:
 
 @dataclass(eq=False)
 class Reading:
-    """What a mask or bias says: a triangle or none, kept in these buffers, and the rest."""
+    """What a mask or bias says: a triangle or none, kept in these buffers, and the rest.
+
+    `doubt` tells why the rest may hide the future too, which does not matter where a triangle hides it anyway.
+    """
 
     causal: bool = False
     rest: list[Term] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
+    doubt: Stop | None = None
 
 
 def read_mask(index: FileIndex, found: Attention, mask: Value) -> Reading:
@@ -211,10 +215,11 @@ class _Reader:
             if part.op in _COMPARISONS and all(_counts(arg) for arg in part.args):
                 raise Stop("window", f"`{text_of(value)}` compares places, but not as the causal mask does", value.node)
             if part.op == "attr" and not self.is_harmless(part):
-                raise Stop("buffer", f"it cannot be told what `self.{part.data}` hides", value.node)
+                self.reading.doubt = Stop("buffer", f"it cannot be told what `self.{part.data}` hides", value.node)
         given = _handed_in(value)
         if given:
-            raise Stop("handed-in", f"`{given}` is handed in; it may hide the future, or something else", value.node)
+            seen = f"`{given}` is handed in; it may hide the future, or something else"
+            self.reading.doubt = Stop("handed-in", seen, value.node)
 
     def is_harmless(self, value: Value) -> bool:
         """A number, or something that is learned."""
