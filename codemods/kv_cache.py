@@ -29,7 +29,7 @@ from migrator.recognise.cached import takes_cache
 from migrator.recognise.decoding import Decoder, decoders
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.runs import RUN_REFUSALS
-from migrator.recognise.spelling import LINE_LIMIT, free_local, runtime_name
+from migrator.recognise.spelling import LINE_LIMIT, call, free_local, runtime_name
 from migrator.recognise.syntax import FunctionNode
 
 _HAND_ON = "past_kv=past_kv"
@@ -135,9 +135,26 @@ def _attention_edits(decoder: Decoder, layer: str) -> Iterator[AnyEdit]:
     assert owner is not None
     if not _has_cache(owner):
         yield _parameter(owner, owner.methods["forward"], layer)
-        assert isinstance(decoder.attention.node, ast.Call)
-        for call in (*decoder.positioned, decoder.attention.node):
-            yield Argument(owner.definition, call, _HAND_ON)
+        node = decoder.attention.node
+        assert isinstance(node, ast.Call)
+        for one in decoder.positioned:
+            yield Argument(owner.definition, one, _HAND_ON)
+        if decoder.attention.kind == "runtime":
+            yield Argument(owner.definition, node, _HAND_ON)
+        else:
+            yield Replace(owner.definition, node, _attention_call(owner, node))
+            yield runtime_name(owner.index, "attention")[1]
+
+
+def _attention_call(owner: ClassInfo, node: ast.Call) -> str:
+    """torch's own fused attention knows no cache: the runtime's, with the same arguments."""
+    source = owner.definition.source
+    words = [source(argument) for argument in node.args]
+    for keyword in node.keywords:
+        if not isinstance(keyword.value, ast.Constant) or keyword.value.value is not None:
+            name = {"is_causal": "causal", "query": "q", "key": "k", "value": "v"}.get(keyword.arg or "", keyword.arg)
+            words.append(f"{name}={source(keyword.value)}")
+    return call(runtime_name(owner.index, "attention")[0], [*words, _HAND_ON], indent=node.col_offset)
 
 
 def _block_edits(decoder: Decoder, layer: str) -> Iterator[AnyEdit]:
@@ -191,34 +208,34 @@ def _new_rows(name: str, lane: Lane) -> str:
 
 def _run_edits(decoder: Decoder) -> Iterator[AnyEdit]:
     """The blocks are run with the cache, each with its own part of it."""
-    stack, call = decoder.stack, decoder.call
+    stack, run = decoder.stack, decoder.call
     definition, inside = stack.owner.definition, _returning(decoder) is not None
     if stack.component.kind == "single":
         if not inside:
-            yield Argument(definition, call, _FIRST)
+            yield Argument(definition, run, _FIRST)
         return
     number = free_local(stack.owner.index, stack.flow.function, "i", "layer", "block_number")
     handed = f"past_kv=past_kv and past_kv[{number}]"
     if isinstance(stack.statement, ast.For):
         yield Replace(definition, stack.statement.target, f"{number}, {definition.source(stack.statement.target)}")
         yield Replace(definition, stack.statement.iter, f"enumerate({definition.source(stack.statement.iter)})")
-        yield Argument(definition, call, handed)
+        yield Argument(definition, run, handed)
         return
     statement = stack.statement
     targets = statement.targets if isinstance(statement, ast.Assign) else []
-    if len(targets) == 1 and isinstance(targets[0], ast.Name) and getattr(statement, "value", None) is call:
+    if len(targets) == 1 and isinstance(targets[0], ast.Name) and getattr(statement, "value", None) is run:
         yield Replace(definition, statement, _loop(decoder, targets[0].id, number, handed))
         return
     name = _hidden(decoder)
     yield Insert(definition, statement, _loop(decoder, name, number, handed), "before")
     if not inside:
-        yield Replace(definition, call, name)
+        yield Replace(definition, run, name)
 
 
 def _loop(decoder: Decoder, name: str, number: str, handed: str) -> str:
     """A Sequential hands on one value and no cache, so its blocks are run one by one."""
-    stack, call = decoder.stack, decoder.call
-    entry = stack.owner.definition.source(call.args[0] if call.args else call.keywords[0].value)
+    stack, run = decoder.stack, decoder.call
+    entry = stack.owner.definition.source(run.args[0] if run.args else run.keywords[0].value)
     block = free_local(stack.owner.index, stack.flow.function, "block", "layer", "each_block")
     loop = f"for {number}, {block} in enumerate(self.{stack.component.attribute}):"
     first = [] if name == entry else [f"{name} = {entry}"]
@@ -255,11 +272,10 @@ def _returned(decoder: Decoder, statement: ast.Return) -> str:
 
 def _result_text(decoder: Decoder, statement: ast.Return, value: ast.expr) -> str:
     """The source of what is returned, the run of the blocks in it already replaced."""
-    definition, call = decoder.stack.owner.definition, decoder.call
-    text = definition.source(value)
+    definition = decoder.stack.owner.definition
+    text, run = definition.source(value), definition.source(decoder.call)
     if statement is not _returning(decoder):
         return text
-    run = definition.source(call)
     if text.count(run) != 1:
         raise AssertionError(f"`{run}` stands more than once in `{text}`")
     single = decoder.stack.component.kind == "single"

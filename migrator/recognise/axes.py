@@ -287,6 +287,8 @@ class Axes:
             raise Mixed(value)
         return tracks[0]
 
+    _sdpa = _runtime_attention
+
     # --- the rest ---------------------------------------------------------------------------------------------
 
     def _param(self, value: Value) -> Track:

@@ -11,6 +11,7 @@ from migrator.recognise.attention import attention_classes
 from migrator.recognise.axes import Lane, Mixed, Track
 from migrator.recognise.blocks import Block
 from migrator.recognise.cached import CACHE, takes_cache
+from migrator.recognise.capabilities import never_runs
 from migrator.recognise.composition import Component, components, family
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.lanes import Lanes, position_by_position
@@ -20,7 +21,10 @@ from migrator.recognise.stacks import Stack, stacks
 from migrator.recognise.syntax import FunctionNode, walk_statements
 from migrator.recognise.values import Flow, Value, strip
 
-_FINE = frozenset({"causal", "dropout_p", "fill", "scale", CACHE})
+_FINE = {
+    "runtime": frozenset({"causal", "dropout_p", "fill", "scale", CACHE}),
+    "sdpa": frozenset({"dropout_p", "is_causal", "scale"}),
+}
 _ROWS = Lane(-2, 3)
 Obstacle = tuple[str, str, str]
 
@@ -103,8 +107,12 @@ def _attention(index: FileIndex, block: Block) -> tuple[Component, Attention]:
     if len(held) != 1:
         seen = f"{name} holds {len(held) or 'no'} attentions of this file"
         raise _Stop("attention", seen, "a cache belongs to one self-attention in each block")
-    found = attending[held[0].name]
-    if len(found) != 1 or found[0].kind != "runtime" or found[0].flow.function.name != "forward":
+    found = [
+        one
+        for one in attending[held[0].name]
+        if not never_runs(index, one.owner, one.flow.function, one.node)  # a branch for old versions of torch
+    ]
+    if len(found) != 1 or found[0].kind not in _FINE or found[0].flow.function.name != "forward":
         seen = f"{held[0].name} computes no single fused attention in its forward"
         raise _Stop("attention", seen, "see what `attention` and `flash` say of it")
     return held[0], found[0]
@@ -112,12 +120,15 @@ def _attention(index: FileIndex, block: Block) -> tuple[Component, Attention]:
 
 def _causal(stack: Stack, inner: Component, attention: Attention) -> None:
     """Only a stack that never looks ahead can keep what it has computed."""
-    given = attention.output.keywords
-    strange = sorted(set(given) - _FINE - ({"bias"} if _is_alibi(attention, given.get("bias")) else set()))
-    if strange:
+    given = {name: value for name, value in attention.output.keywords.items() if not value.is_const(None)}
+    strange = sorted(
+        set(given) - _FINE[attention.kind] - ({"bias"} if _is_alibi(attention, given.get("bias")) else set())
+    )
+    if strange or len(attention.output.args) != 3:
+        strange = strange or ["a mask"]
         seen = f"the attention of {inner.name} is given {' and '.join(strange)}, whose rows the cache knows nothing of"
         raise _Stop("mask", seen, "see what `flash` says of it, or cache by hand")
-    causal = given.get("causal")
+    causal = given.get("causal", given.get("is_causal"))
     node = causal.node if causal is not None else ast.Constant(False)
     info = stack.owner.index.modules[inner.name]
     found = literal(info, node, (stack.component, inner)) if node is not None else UNKNOWN

@@ -88,7 +88,22 @@ def _harmless(node: ast.AST) -> list[ast.expr]:
     """Operands that a node reads without running them."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "repr"):
         return node.args
+    if isinstance(node, ast.For) and isinstance(node.target, ast.Name) and not _hands_on(node, node.target.id):
+        return [node.iter]
     return [node.value] if isinstance(node, ast.Attribute) and node.attr in _HARMLESS else []
+
+
+def _hands_on(loop: ast.For, name: str) -> bool:
+    """Whether a loop calls what it walks over, gives it to something else, or keeps it; else it only looks at parts."""
+    looked_at = {
+        id(node.value) for statement in loop.body for node in ast.walk(statement) if isinstance(node, ast.Attribute)
+    }
+    nodes = [node for statement in loop.body for node in ast.walk(statement)]
+    called = {id(n.value) for n in nodes if isinstance(n, ast.Attribute) and n.attr in ("forward", "__call__")}
+    return any(
+        isinstance(node, ast.Name) and node.id == name and (id(node) not in looked_at or id(node) in called)
+        for node in nodes
+    )
 
 
 def _is_own(node: ast.Attribute, attribute: str) -> bool:
@@ -105,7 +120,11 @@ def _runs(definition: Definition, attribute: str) -> bool:
     if f".{attribute}" not in definition.text:
         return False
     nodes = ast.walk(definition.tree)
-    used = [n.func if isinstance(n, ast.Call) else n.iter for n in nodes if isinstance(n, ast.Call | ast.For)]
+    used = [
+        n.func if isinstance(n, ast.Call) else n.iter
+        for n in nodes
+        if isinstance(n, ast.Call | ast.For) and not _harmless(n)
+    ]
     return any(
         isinstance(one, ast.Attribute) and not _is_own(one, attribute) and ast.unparse(one).endswith(f".{attribute}")
         for one in used
