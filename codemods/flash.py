@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from migrator.codemod import (
     AnyEdit,
     Claim,
     Codemod,
+    Edit,
     Finding,
+    Import,
     Modern,
     Phase,
     Place,
@@ -22,13 +25,17 @@ from migrator.codemod import (
 )
 from migrator.recognise.anatomy import Attention, Stop
 from migrator.recognise.attention import attentions
+from migrator.recognise.branches import is_only_statement, settled_branch
 from migrator.recognise.buffers import is_saved
 from migrator.recognise.index import FileIndex
 from migrator.recognise.lengths import same_length
 from migrator.recognise.liveness import unneeded
-from migrator.recognise.spelling import call, parenthesised
+from migrator.recognise.spelling import call, parenthesised, runtime_name
 from migrator.recognise.triangles import Reading, Term, is_boolean_mask, read_bias, read_mask
 from migrator.recognise.values import Value
+
+if TYPE_CHECKING:
+    import libcst as cst
 
 _REMEDIES = {
     "shape": "pass causal=True for the past, and as `mask` what else is to be hidden",
@@ -49,6 +56,8 @@ class _Part:
     call: Attention
     code: str
     dead: tuple[ast.stmt, ...]
+    branch: ast.If | None = None  # of which only the call's side stays
+    imported: Import | None = None
 
 
 class Flash(Codemod):
@@ -72,13 +81,18 @@ class Flash(Codemod):
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
-        for found in attentions(index):
-            if isinstance(found, Attention) and found.kind != "legacy":
-                place = _place(found)
-                try:
+        fused = [one for one in attentions(index) if isinstance(one, Attention) and one.kind != "legacy"]
+        branches = {one: settled_branch(index, one) for one in fused}
+        settled = [branch for one, branch in branches.items() if branch is not None and _goes_alone(one, branch)]
+        for found, branch in branches.items():
+            place = _place(found)
+            try:
+                if branch is not None and branch in settled and _goes_alone(found, branch):
+                    yield _without_branch(index, found, branch, place)
+                elif branch not in settled:
                     yield _finding(index, found, place)
-                except Stop as stop:
-                    yield Refusal(place, stop.code, stop.seen, _REMEDIES[stop.code])
+            except Stop as stop:
+                yield Refusal(place, stop.code, stop.seen, _REMEDIES[stop.code])
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part
@@ -86,6 +100,9 @@ class Flash(Codemod):
         for statement in part.dead:
             yield Remove(definition, statement)
         yield Replace(definition, part.call.node, part.code)
+        if part.branch is not None and part.imported is not None:
+            yield Edit(definition, part.branch, _side_that_runs)
+            yield part.imported
 
 
 def _place(found: Attention) -> Place:
@@ -159,6 +176,52 @@ def _check(found: Attention, readings: dict[str, Reading]) -> None:
     fill, bias = _argument(found, "fill"), readings.get("bias")
     if bias is not None and bias.causal and fill is not None and "mask" in readings:
         raise Stop("fill", "the triangle is added, and the padding fills in a number of its own", fill.node)
+
+
+# --- a branch for old versions of torch ----------------------------------------------------------------------------
+
+
+def _goes_alone(found: Attention, branch: ast.If) -> bool:
+    """Whether the side of the branch that runs is one call of torch's function, in words that the runtime's knows."""
+    if found.kind != "sdpa" or not is_only_statement(branch, found) or _masks(found) or len(found.output.args) > 6:
+        return False
+    causal = _argument(found, "is_causal")
+    plain = causal is None or causal.is_const(False)
+    square = same_length(found.output.args[0], found.output.args[1], found.owner)
+    known = set(found.output.keywords) <= {"attn_mask", "dropout_p", "is_causal", "scale"}
+    return known and (plain or (causal is not None and causal.is_const(True) and square))
+
+
+def _without_branch(index: FileIndex, found: Attention, branch: ast.If, place: Place) -> Site:
+    """`if hasattr(F, "scaled_dot_product_attention")` is true wherever the runtime is: one call is enough."""
+    statement, node, definition = found.output.statement, found.node, found.flow.definition
+    inside = definition.source(branch.body[0])
+    if statement is None or not isinstance(node, ast.Call) or "#" in inside:
+        raise Stop("layout", "comments stand inside the call")
+    spelling, imported = runtime_name(index, "attention")
+    names = [None, None, None, "attn_mask", "dropout_p", "is_causal"]
+    given = [*zip(names, node.args, strict=False), *((k.arg, k.value) for k in node.keywords)]
+    texts = {name: definition.source(value) for name, value in given if name not in (None, "attn_mask", "is_causal")}
+    causal = _argument(found, "is_causal")
+    arguments = [definition.source(value) for name, value in given if name is None]
+    arguments += ["causal=True"] if causal is not None and causal.is_const(True) else []
+    arguments += [f"{name}={text}" for name, text in texts.items()]
+    prefix = _before(statement, node)
+    code = call(spelling, arguments, prefix=prefix, indent=branch.col_offset)[len(prefix) :]
+    claim = Claim((definition.name,), (definition.name,) if found.owner is not None else ())
+    message = "torch has scaled_dot_product_attention, so the other branch never runs -> one call of attention"
+    return Site(place, message, claim, _Part(found, code, (), branch, imported))
+
+
+def _side_that_runs(node: cst.CSTNode) -> cst.CSTNode:
+    """The one statement of the branch's body, under the comments above the branch and its own."""
+    import libcst as cst
+
+    branch = cst.ensure_type(node, cst.If)
+    body = cst.ensure_type(branch.body, cst.IndentedBlock)
+    line = cst.ensure_type(body.body[0], cst.SimpleStatementLine)
+    own = [empty for empty in line.leading_lines if empty.comment is not None]
+    return line.with_changes(leading_lines=[*branch.leading_lines, *own])
 
 
 # --- the new call --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.syntax import FunctionNode, walk_statements
 
 _HARMLESS = frozenset({"apply", "eval", "train", "to", "parameters", "named_parameters", "modules", "requires_grad_"})
+_ASKING = frozenset({"hasattr", "getattr", "isinstance"})
 Obstacle = tuple[str, str, str]
 
 # Meaning of the codes, for the codemods that hand them on.
@@ -88,22 +89,22 @@ def _harmless(node: ast.AST) -> list[ast.expr]:
     """Operands that a node reads without running them."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("len", "repr"):
         return node.args
-    if isinstance(node, ast.For) and isinstance(node.target, ast.Name) and not _hands_on(node, node.target.id):
-        return [node.iter]
+    if isinstance(node, ast.For):
+        return [node.iter] if _only_sets(node.body) and not node.orelse else []
     return [node.value] if isinstance(node, ast.Attribute) and node.attr in _HARMLESS else []
 
 
-def _hands_on(loop: ast.For, name: str) -> bool:
-    """Whether a loop calls what it walks over, gives it to something else, or keeps it; else it only looks at parts."""
-    looked_at = {
-        id(node.value) for statement in loop.body for node in ast.walk(statement) if isinstance(node, ast.Attribute)
-    }
-    nodes = [node for statement in loop.body for node in ast.walk(statement)]
-    called = {id(n.value) for n in nodes if isinstance(n, ast.Attribute) and n.attr in ("forward", "__call__")}
-    return any(
-        isinstance(node, ast.Name) and node.id == name and (id(node) not in looked_at or id(node) in called)
-        for node in nodes
-    )
+def _only_sets(body: list[ast.stmt]) -> bool:
+    """Whether a loop's body does nothing but ask for attributes and set them."""
+    calls = (node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Call))
+    asking = all(isinstance(call.func, ast.Name) and call.func.id in _ASKING for call in calls)
+    return asking and all(_sets(statement) for statement in walk_statements(body))
+
+
+def _sets(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Assign):
+        return all(isinstance(target, ast.Attribute | ast.Subscript) for target in statement.targets)
+    return isinstance(statement, ast.If | ast.Pass)
 
 
 def _is_own(node: ast.Attribute, attribute: str) -> bool:
