@@ -24,21 +24,23 @@ from migrator.rewrite.plan import Stage
 _SIZES = (Size(1, 3, 7), Size(3, 3, 19))
 _SEEDS = (1, 2, 3)
 _WINDOW = range(4, 161)
-_LESS = 0.5  # of the work before; without a cache it is all of it, with one about 2 / length
 _SECONDS, _ATTEMPT = 20.0, 3.0
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What one call gave: result, distributions that were drawn from, random stream, modes of its models, and work."""
+    """What one call gave: result, distributions that were drawn from, random stream, modes of its models.
+
+    `queries` is how many positions went through its `attentions` calls of attention.
+    """
 
     form: Any
     outputs: list[Tensor]
     draws: list[Tensor]
     stream: Tensor
     modes: list[bool]
-    work: int
-    attended: int
+    queries: int
+    attentions: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _read(pending: Pending) -> Sampled:
         first, count = int(reply["outputs"]), int(reply["draws"])
         return Sampled(
             shape_of(reply["tree"]), tensors[:first], tensors[first : first + count], tensors[first + count],
-            list(reply["modes"]), int(reply["work"]), int(reply["attended"]),
+            list(reply["modes"]), int(reply["queries"]), int(reply["attentions"]),
         )  # fmt: skip
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise BoxError("its process gave an answer that makes no sense") from error
@@ -124,8 +126,7 @@ class _Trial:
             window for window in windows[:1] for size in (Size(2, 3, window + 4), Size(1, window + 3, 3))
             if self.compared(call, size, 1, False, quiet=True)
         ]  # fmt: skip
-        inside = [size for size in _SIZES if not windows or size.prompt + size.length <= windows[0]]
-        self.compare_work(call, (inside or _SIZES)[-1])
+        self.compare_work(call, min([_SIZES[-1].length, *(window - _SIZES[-1].prompt for window in windows)]))
         words = [f"the same tokens in {self.calls} calls", *(f"past the window of {w}" for w in past[:1])]
         words.append(f"drawn from the same {self.draws} distributions" if self.draws else "distributions not seen")
         self.tally.words = ", ".join(words)
@@ -196,21 +197,29 @@ class _Trial:
         if not torch.equal(old.stream, new.stream):
             self.tally.fail(f"it draws another number of random values ({where})")
 
-    def compare_work(self, call: Call, size: Size) -> None:
-        """Rows of queries in attention, or, where the text before has attention of its own, rows of linear layers."""
-        old, new = self.both(call, size)
-        if isinstance(old, BoxError) or isinstance(new, BoxError):
+    def compare_work(self, call: Call, length: int) -> None:
+        """More tokens cost one query each in each attention; `length` is the most that the window has room for."""
+        batch, prompt = _SIZES[-1].batch, _SIZES[-1].prompt
+        sizes = Size(batch, prompt, max(length // 2, 1)), Size(batch, prompt, max(length, 2))
+        try:
+            short, long = (_read(self.ask(self.new, call, size)) for size in sizes)
+            before = _read(self.ask(self.old, call, sizes[1]))
+        except BoxError as error:
+            self.work.cannot(str(error))
             return
-        fused = old.attended and new.attended
-        done, needed = (new.attended, old.attended) if fused else (new.work, old.work)
-        unit = f"rows of {'queries' if fused else 'linear layers'}"
-        if not needed:
-            self.work.cannot("neither attention nor linear layers of torch were seen at work")
-        elif done > _LESS * needed:
-            self.work.fail(f"it still computes {done} {unit} where the code before computes {needed} ({size.words})")
+        queries, attentions = long.queries - short.queries, long.attentions - short.attentions
+        more = sizes[1].length - sizes[0].length
+        if not attentions:
+            self.work.cannot("no attention of torch was seen at work for further tokens")
+        elif queries != attentions:
+            self.work.fail(
+                f"{more} more tokens cost {queries} queries in {attentions} calls of attention: "
+                f"positions are computed again ({sizes[1].words})"
+            )
         else:
             self.work.ok()
-            self.work.words = f"{done} {unit} instead of {needed} ({size.words})"
+            instead = f" instead of {before.queries}" if before.queries else ""
+            self.work.words = f"one query for each token: {long.queries}{instead} ({sizes[1].words})"
 
 
 def _problem(old: Sampled, new: Sampled) -> str | None:

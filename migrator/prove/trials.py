@@ -126,13 +126,13 @@ def sampled(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
     function = getattr(modules[0] if message["bound"] else box.space, message["function"])
     seed_all(message["seed"])
     quiet = (switches.dropout_set(False), torch.no_grad(), limited(message["seconds"]))
-    with quiet[0], quiet[1], quiet[2], _drawn() as draws, _attended() as queries, _work() as work:
+    with quiet[0], quiet[1], quiet[2], _drawn() as draws, _attended() as queries:
         result = function(*args, **dict(kwargs))
     out: list[Tensor] = []
     tree = encode(result, out, box.space, strict=False)
     modes = [module.training for module in modules]
     reply = {"tree": tree, "outputs": len(out), "draws": len(draws), "modes": modes}
-    reply.update(work=sum(work), attended=sum(queries))
+    reply.update(queries=sum(queries), attentions=len(queries))
     return reply, [*out, *draws, torch.get_rng_state()]
 
 
@@ -146,15 +146,6 @@ def _drawn() -> Iterator[list[Tensor]]:
             for name in _DRAWS:
                 stack.enter_context(_replaced(holder, name, see))
         yield draws
-
-
-@contextmanager
-def _work() -> Iterator[list[int]]:
-    """How many rows go through linear layers and norms, one number for each call."""
-    rows: list[int] = []
-    see = _watching(lambda x, *args, **kwargs: rows.append(x.numel() // max(x.size(-1), 1)))
-    with _replaced(functional, "linear", see), _replaced(functional, "layer_norm", see):
-        yield rows
 
 
 def windows(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:

@@ -11,7 +11,7 @@ from tests.prove.texts import changed
 
 BUNDLED = Path(__file__).parents[2] / "fixtures" / "latent_drift_trajectory.py"
 _CACHE = ("past_kv", "use_cache")
-_MAKE = "        if use_cache and past_kv is None:\n            past_kv = KVCache()\n"
+MAKE = "        if use_cache and past_kv is None:\n            past_kv = KVCache()\n"
 
 # --- the bundled file ----------------------------------------------------------------------------------------------
 
@@ -21,7 +21,7 @@ _LOOP = """\
             logits = p_observe.get_logits(zs, tokens_{0})
             probs = torch.softmax(logits[:, t, :], dim=-1)
 """
-_CACHED_LOOP = """\
+CACHED_LOOP = """\
         tokens_{0} = torch.full((n_samples, seq_len), char2idx["?"], dtype=torch.long, device=device)
         past_kv = KVCache(max_len=seq_len)
         for t in range(seq_len):
@@ -29,7 +29,7 @@ _CACHED_LOOP = """\
             probs = torch.softmax(logits[:, -1], dim=-1)
 """
 _TRUNK = "        x = self.trunk(x)\n        x = self.final_norm(x)\n        return x\n"
-_CUT = """\
+CUT = """\
         if past_kv is not None:  # what is cached is not computed again
             z, tokens_in = z[:, past_kv.length :], tokens_in[:, past_kv.length :]
 """
@@ -44,7 +44,7 @@ def bundled() -> Stage:
         ("    def get_logits(self, z: Tensor, tokens: Tensor) -> Tensor:\n",
          "    def get_logits(\n        self, z: Tensor, tokens: Tensor, past_kv: KVCache | None = None, use_cache: bool = False\n"
          "    ) -> Tensor | tuple[Tensor, KVCache]:\n"),
-        ('        tokens_in[:, 0] = char2idx["_"]\n', '        tokens_in[:, 0] = char2idx["_"]\n' + _MAKE + _CUT),
+        ('        tokens_in[:, 0] = char2idx["_"]\n', '        tokens_in[:, 0] = char2idx["_"]\n' + MAKE + CUT),
         ("        h = self.block(h)  # (B, L, hidden)\n", "        h = self.block(h, past_kv=past_kv and past_kv[0])  # (B, L, hidden)\n"),
         ("        h = self.final_norm(h)\n        return self.proj_out(h)\n",
          "        h = self.final_norm(h)\n        logits = self.proj_out(h)\n        return (logits, past_kv) if use_cache else logits\n"),
@@ -56,8 +56,8 @@ def bundled() -> Stage:
         ("    def forward(self, x: Tensor) -> Tensor:\n        r = x  #",
          "    def forward(self, x: Tensor, past_kv: LayerCache | None = None) -> Tensor:\n        r = x  #"),
         ("        x = self.att_mh(x)\n", "        x = self.att_mh(x, past_kv=past_kv)\n"),
-        (_LOOP.format("shared"), _CACHED_LOOP.format("shared")),
-        (_LOOP.format("random"), _CACHED_LOOP.format("random")),
+        (_LOOP.format("shared"), CACHED_LOOP.format("shared")),
+        (_LOOP.format("random"), CACHED_LOOP.format("random")),
         ("class PosteriorEncoder(nn.Module):", "class PosteriorEncoder(GradientCheckpointing, nn.Module):"),
         ("class DeterministicLatentODE(nn.Module):", "class DeterministicLatentODE(GradientCheckpointing, nn.Module):"),
         (_TRUNK, _TRUNK.replace("x = self.trunk(x)", "for block in self.trunk:\n            x = self.checkpointed(block, x)")),
@@ -160,7 +160,7 @@ class GPT(nn.Module):
 
 _POSITIONS = (
     "        x = self.wte(idx) + self.wpe(torch.arange(T, device=idx.device))\n",
-    _MAKE
+    MAKE
     + "        start = 0 if past_kv is None else past_kv.length\n"
     + "        x = self.wte(idx[:, start:]) + self.wpe(torch.arange(start, T, device=idx.device))\n",
 )
