@@ -11,7 +11,6 @@ from migrator.recognise.attention import attention_classes
 from migrator.recognise.axes import Lane, Mixed, Track
 from migrator.recognise.blocks import Block
 from migrator.recognise.cached import CACHE, takes_cache
-from migrator.recognise.capabilities import never_runs
 from migrator.recognise.composition import Component, components, family
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.lanes import Lanes, position_by_position
@@ -107,11 +106,7 @@ def _attention(index: FileIndex, block: Block) -> tuple[Component, Attention]:
     if len(held) != 1:
         seen = f"{name} holds {len(held) or 'no'} attentions of this file"
         raise _Stop("attention", seen, "a cache belongs to one self-attention in each block")
-    found = [
-        one
-        for one in attending[held[0].name]
-        if not never_runs(index, one.owner, one.flow.function, one.node)  # a branch for old versions of torch
-    ]
+    found = attending[held[0].name]
     if len(found) != 1 or found[0].kind not in _FINE or found[0].flow.function.name != "forward":
         seen = f"{held[0].name} computes no single fused attention in its forward"
         raise _Stop("attention", seen, "see what `attention` and `flash` say of it")
