@@ -224,9 +224,12 @@ class Axes:
 
     def _unpack(self, value: Value) -> Track:
         inner = value.args[0]
-        if inner.op in ("chunk", "split", "unbind", "module", "call_local"):
-            return self.of(inner)
-        return self._only_if_free(value)
+        track = self.of(inner)
+        if inner.op in ("chunk", "split", "unbind", "module", "call_local") or not isinstance(track, Lane):
+            return track if isinstance(track, Lane) else self._only_if_free(value)
+        if inner.op == "tuple" or track.place == 0:
+            raise Mixed(value)
+        return Lane(track.axis, track.rank - 1)  # q, k, v = qkv, along the first axis
 
     def _getitem(self, value: Value) -> Track:
         lane = self._lane(value)

@@ -52,12 +52,19 @@ class Receivers:
         spec = self.function.args
         for arg in [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]:
             if arg.arg == name:
-                return self._annotated(arg.annotation) if not self._assigned(name) else None
+                return self._parameter(arg) if not self._assigned(name) else None
         assigned = self._assigned(name)
         if assigned:
             return self.of(assigned[0], depth - 1) if len(assigned) == 1 else None
         constant = self.index.constants.get(name)
         return self.of(constant, depth - 1) if constant is not None else None
+
+    def _parameter(self, arg: ast.arg) -> ClassInfo | None:
+        """By its annotation; without one, an argument that is called `model` is the one model of the file."""
+        if arg.annotation is not None:
+            return self._annotated(arg.annotation)
+        models = top_models(self.index)
+        return models[0] if len(models) == 1 and arg.arg in ("model", "net", "gpt", "lm", "transformer") else None
 
     def _annotated(self, node: ast.expr | None) -> ClassInfo | None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -73,3 +80,9 @@ class Receivers:
             for target in statement.targets
             if isinstance(target, ast.Name) and target.id == name
         ]
+
+
+def top_models(index: FileIndex) -> list[ClassInfo]:
+    """The modules of a file that no other class of it holds or derives from."""
+    held = {component.name for info in index.modules.values() for component in components(info)}
+    return [info for name, info in index.modules.items() if name not in held and not index.subclasses.get(name)]
