@@ -157,10 +157,11 @@ class _Box:
         log = building.watch(module, message["watch"], watched)
         with switches.dropout_set(message["dropout"]), torch.set_grad_enabled(message["grads"]), limited(_SECONDS):
             result = self.call(module, message, [building.passed(leaf) for leaf in leaves])
-        out: list[Tensor] = []
-        tree = encode(result, out, self.space, strict=False)
+            out: list[Tensor] = []
+            tree = encode(result, out, self.space, strict=False)
+            differentiated = message["grads"] and building.backward(out)  # here, because it may compute blocks again
         grads: dict[str, int | None] = {}
-        if message["grads"] and building.backward(out):
+        if differentiated:
             out, count = [tensor.detach() for tensor in out], len(out)
             for name, leaf in [*module.named_parameters(), *((f"input {i}", leaf) for i, leaf in enumerate(leaves))]:
                 if leaf.requires_grad:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from migrator.codemod import CachedDecoding, CachedGeneration, Checkpointing, Claim, Phase, Promise
 from migrator.rewrite.engine import plan
-from migrator.rewrite.plan import Stage
+from migrator.rewrite.plan import Plan, Stage
+from tests.prove import texts
 from tests.prove.texts import changed
 
 BUNDLED = Path(__file__).parents[2] / "fixtures" / "latent_drift_trajectory.py"
@@ -214,6 +215,94 @@ ROTARY_CACHED = changed(
 )  # fmt: skip
 
 
+# --- the bundled file in small -------------------------------------------------------------------------------------
+
+_LAYERS = ROTARY[ROTARY.index("class SelfAttention") : ROTARY.index("class GPT")]
+LATENT = f'''\
+import torch
+import torch.nn.functional as F
+from torch import nn
+from runtime import RotaryEmbedding, attention
+
+
+{_LAYERS}class Decoder(nn.Module):
+    def __init__(self, vocab_size: int, width: int):
+        super().__init__()
+        self.emb = nn.Embedding(vocab_size, width)
+        self.block = Block(width, 2, 0.0)
+        self.proj_out = nn.Linear(width, vocab_size)
+
+    def get_logits(self, z, tokens):
+        tokens_in = tokens.roll(1, dims=1)
+        tokens_in[:, 0] = 3
+        h = self.block(z + self.emb(tokens_in))
+        return self.proj_out(h)
+
+
+class Model(nn.Module):
+    def __init__(self, vocab_size: int, width: int):
+        super().__init__()
+        self.width = width
+        self.enc = nn.Sequential(nn.Embedding(vocab_size, width), Block(width, 2, 0.0, causal=False))
+        self.decoder = Decoder(vocab_size, width)
+
+    def forward(self, tokens):
+        return F.cross_entropy(self.decoder.get_logits(self.enc(tokens), tokens).flatten(0, 1), tokens.flatten())
+
+
+def sample(model: Model, seq_len: int, n_samples: int, device: torch.device):
+    decoder = model.decoder
+    with torch.no_grad():
+        zs = torch.randn(n_samples, 1, model.width, device=device).repeat(1, seq_len, 1).cumsum(1)
+        tokens_shared = torch.zeros(n_samples, seq_len, dtype=torch.long, device=device)
+        for t in range(seq_len):
+            logits = decoder.get_logits(zs, tokens_shared)
+            probs = torch.softmax(logits[:, t, :], dim=-1)
+            tokens_shared[:, t] = torch.multinomial(probs, num_samples=1).squeeze(-1)
+
+        zs = torch.randn(n_samples, seq_len, model.width, device=device)
+        tokens_random = torch.zeros(n_samples, seq_len, dtype=torch.long, device=device)
+        for t in range(seq_len):
+            logits = decoder.get_logits(zs, tokens_random)
+            probs = torch.softmax(logits[:, t, :], dim=-1)
+            tokens_random[:, t] = torch.multinomial(probs, num_samples=1).squeeze(-1)
+    return tokens_shared, tokens_random
+'''
+
+_LAYERS_CACHED = ROTARY_CACHED[ROTARY_CACHED.index("class SelfAttention") : ROTARY_CACHED.index("class GPT")]
+LATENT_CACHED = changed(
+    LATENT,
+    ("import RotaryEmbedding,", "import KVCache, RotaryEmbedding,"),
+    (_LAYERS, _LAYERS_CACHED),
+    ("def get_logits(self, z, tokens):", "def get_logits(self, z, tokens, past_kv: KVCache | None = None, use_cache: bool = False):"),
+    ("        tokens_in[:, 0] = 3\n", "        tokens_in[:, 0] = 3\n" + MAKE + CUT),
+    ("        h = self.block(z + self.emb(tokens_in))\n        return self.proj_out(h)\n",
+     "        h = self.block(z + self.emb(tokens_in), past_kv=past_kv and past_kv[0])\n        logits = self.proj_out(h)\n"
+     "        return (logits, past_kv) if use_cache else logits\n"),
+    *(
+        (
+            f"        for t in range(seq_len):\n            logits = decoder.get_logits(zs, tokens_{name})\n"
+            "            probs = torch.softmax(logits[:, t, :], dim=-1)\n",
+            "        past_kv = KVCache(max_len=seq_len)\n        for t in range(seq_len):\n"
+            f"            logits = decoder.get_logits(zs[:, : t + 1], tokens_{name}[:, : t + 1], past_kv=past_kv)\n"
+            "            probs = torch.softmax(logits[:, -1], dim=-1)\n",
+        )
+        for name in ("shared", "random")
+    ),
+)  # fmt: skip
+
+
+def latent() -> Stage:
+    layers = ("SelfAttention", "Block")
+    cache = Claim(
+        ("Decoder", *layers), ("Decoder", *layers),
+        abilities=(CachedDecoding("Decoder", "get_logits", (("z", 1), ("tokens", 1))),),
+        parameters=(("Decoder.get_logits", _CACHE), *((f"{name}.forward", ("past_kv",)) for name in layers)),
+    )  # fmt: skip
+    loop = Claim(("sample",), (), abilities=(CachedGeneration("sample"),))
+    return Stage(("kv_cache", "generation_loop"), Promise.EXACT, LATENT, LATENT_CACHED, (cache, loop))
+
+
 def _gpt_stage(before: str, after: str) -> Stage:
     layers = ("SelfAttention", "Block")
     cache = Claim(
@@ -241,4 +330,36 @@ def rotary_gpt() -> Stage:
     return _gpt_stage(ROTARY, ROTARY_CACHED)
 
 
-STAGES = {"bundled": bundled, "gpt": gpt, "rotary": rotary_gpt}
+STAGES = {"bundled": bundled, "latent": latent, "gpt": gpt, "rotary": rotary_gpt}
+
+
+# --- after stages that promise `new` -------------------------------------------------------------------------------
+
+DEEP_CACHED = changed(
+    texts.DEEP,
+    ("DepthScaledInit, RotaryEmbedding,", "DepthScaledInit, KVCache, RotaryEmbedding,"),
+    ("    def get_logits(self, z: Tensor, tokens: Tensor) -> Tensor:\n",
+     "    def get_logits(\n        self, z: Tensor, tokens: Tensor, past_kv: KVCache | None = None, use_cache: bool = False\n"
+     "    ) -> Tensor | tuple[Tensor, KVCache]:\n"),
+    ("        tokens_in[:, 0] = 0\n", "        tokens_in[:, 0] = 0\n" + MAKE + CUT),
+    ("        h = self.block(h)\n", "        h = self.block(h, past_kv=past_kv and past_kv[0])\n"),
+    ("        return self.proj_out(h)\n\n    def forward(self, z",
+     "        logits = self.proj_out(h)\n        return (logits, past_kv) if use_cache else logits\n\n    def forward(self, z"),
+    ("    def forward(self, x: Tensor) -> Tensor:\n        q = ", "    def forward(self, x: Tensor, past_kv=None) -> Tensor:\n        q = "),
+    ("        q, k = self.rotary(q, k)\n", "        q, k = self.rotary(q, k, past_kv=past_kv)\n"),
+    ("if self.training else 0.0)", "if self.training else 0.0, past_kv=past_kv)"),
+    ("    def forward(self, x: Tensor) -> Tensor:\n        r = x", "    def forward(self, x: Tensor, past_kv=None) -> Tensor:\n        r = x"),
+    ("        x = self.att_mh(x)\n", "        x = self.att_mh(x, past_kv=past_kv)\n"),
+)  # fmt: skip
+
+
+def whole(path: Path, after: str = DEEP_CACHED) -> Plan:
+    """All stages of the small file in `texts`, and a cache at their end."""
+    layers = ("Attention", "Block")
+    claim = Claim(
+        ("Decoder", *layers), ("Decoder", *layers),
+        abilities=(CachedDecoding("Decoder", "get_logits", (("z", 1), ("tokens", 1))),),
+        parameters=(("Decoder.get_logits", _CACHE), *((f"{name}.forward", ("past_kv",)) for name in layers)),
+    )  # fmt: skip
+    last = Stage(("kv_cache",), Promise.EXACT, texts.DEEP, after, (claim,))
+    return Plan(path, texts.LEGACY, after, (*texts.STAGES.values(), last))
