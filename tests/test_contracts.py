@@ -16,6 +16,7 @@ from migrator.codemod import Codemod, Phase, Promise
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("migrator", "codemods", "runtime")
 ROOMS = ("read", "recognise", "rewrite", "prove", "write", "report")
+COMMAND_LINE = ("run", "commands")  # what sees all rooms
 SHARED = {"errors", "codemod", "config"}  # what every room may use
 CODEMODS = sorted(path.stem for path in (ROOT / "codemods").glob("*.py") if path.stem != "__init__")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -88,8 +89,15 @@ def test_only_the_command_line_sees_more_than_a_room() -> None:
     for path in (ROOT / "migrator").glob("*.py"):
         if path.stem not in {"cli", "__main__", "__init__", *SHARED}:
             pytest.fail(f"{relative(path)} belongs into a room")
+    for path in (ROOT / "migrator").glob("*/"):
+        assert path.name in {*ROOMS, *COMMAND_LINE, "__pycache__"}, f"{relative(path)} has no place in the order"
     for path in SOURCES:
         assert not any(name.startswith("migrator.cli") for name in imports(path)) or path.stem == "__main__", path
+
+
+def test_nobody_imports_a_subcommand() -> None:
+    for path in SOURCES:
+        assert not any(name.startswith("migrator.commands") for name in imports(path)), path
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if "runtime" not in path.parts], ids=relative)
