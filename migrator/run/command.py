@@ -46,11 +46,14 @@ def _names(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--skip", multiple=True, callback=_names, metavar="CODEMOD", help="Leave these out; repeatable, or a,b.")
 @click.option("--positions", type=click.Choice(["rotary", "alibi"]), default="rotary", show_default=True,
               help="What replaces additive positions in phase 2.")  # fmt: skip
+@click.option("--feed-forward", type=click.Choice(["neutral", "warm"]), default="neutral", show_default=True,
+              help="SwiGLU with as many parameters, or of the old width for old weights.")  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 @click.version_option(package_name="transformer-migrator", prog_name="migrate", message="%(prog)s %(version)s")
 def migrate(
     paths: tuple[Path, ...], phase: str, dry_run: bool, check: bool, no_verify: bool, keep_failed: bool,
-    timeout: float, format_: str, only: frozenset[str], skip: frozenset[str], positions: str, debug: bool,
+    timeout: float, format_: str, only: frozenset[str], skip: frozenset[str], positions: str,
+    feed_forward: str, debug: bool,
 ) -> int:  # fmt: skip
     """Modernise the PyTorch transformers in PATH (files or directories).
 
@@ -63,7 +66,18 @@ def migrate(
         raise click.UsageError("--dry-run and --check exclude each other")
     mode = CHECK if check else DRY_RUN if dry_run else WRITE
     options = Options(
-        paths, int(phase), mode, not no_verify, keep_failed, timeout, format_, only, skip, positions, debug
+        paths,
+        int(phase),
+        mode,
+        not no_verify,
+        keep_failed,
+        timeout,
+        format_,
+        only,
+        skip,
+        positions,
+        feed_forward,
+        debug,
     )
     _check_phases(options)
     run = execute(options)

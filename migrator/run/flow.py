@@ -136,7 +136,7 @@ def _plan(options: Options, source: Source) -> Plan:
             phase=Phase(options.phase),
             only=options.only,
             skip=options.skip,
-            choices={"positions": options.positions},
+            choices={"positions": options.positions, "feed_forward": options.feed_forward},
             findings_only=options.mode == CHECK,
         )
     except (SyntaxError, RecursionError, MemoryError) as error:

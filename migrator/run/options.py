@@ -20,4 +20,5 @@ class Options:
     only: frozenset[str]
     skip: frozenset[str]
     positions: str
+    feed_forward: str
     debug: bool
