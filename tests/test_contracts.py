@@ -15,7 +15,8 @@ from migrator.codemod import Codemod, Phase, Promise
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("migrator", "codemods", "runtime")
-ROOMS = ("read", "recognise", "rewrite", "prove", "write", "report")
+ROOMS = ("read", "recognise", "rewrite", "prove", "write", "checkpoint", "report")
+TORCH = ("prove", "checkpoint")  # whose modules are loaded in child processes, but for the face of each room
 COMMAND_LINE = ("run", "commands")  # what sees all rooms
 SHARED = {"errors", "codemod", "config"}  # what every room may use
 CODEMODS = sorted(path.stem for path in (ROOT / "codemods").glob("*.py") if path.stem != "__init__")
@@ -101,8 +102,8 @@ def test_nobody_imports_a_subcommand() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if "runtime" not in path.parts], ids=relative)
-def test_torch_is_imported_by_the_proof_alone(path: Path) -> None:
-    if path.relative_to(ROOT).parts[:2] != ("migrator", "prove"):
+def test_torch_is_imported_by_the_proof_and_for_checkpoints_alone(path: Path) -> None:
+    if path.relative_to(ROOT).parts[1] not in TORCH:
         assert not roots(path) & {"torch", "numpy", "safetensors", "runtime"}
 
 
@@ -124,15 +125,16 @@ def test_a_codemod_imports_its_vocabulary_and_no_other_codemod(name: str) -> Non
         assert fine or target.startswith(("migrator.codemod.", "migrator.recognise.")), target
 
 
-def test_nothing_but_the_proof_loads_torch() -> None:
+def test_nothing_else_loads_torch() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCES
-        if path.relative_to(ROOT).parts[:2] != ("migrator", "prove")
+        if path.relative_to(ROOT).parts[1] not in TORCH
         and "runtime" not in path.parts
         and path.stem != "__main__"
     ]
-    modules += ["migrator.prove"] + (["migrator.prove.result"] if (ROOT / "migrator/prove/result.py").exists() else [])
+    modules += ["migrator.prove", "migrator.prove.result"]
+    modules += ["migrator.checkpoint", "migrator.checkpoint.asking", "migrator.checkpoint.request"]
     code = (
         "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint('torch' in sys.modules)"
     )

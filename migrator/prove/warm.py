@@ -35,12 +35,10 @@ def prove_warm(bench: Bench, stage: Stage, symbols: Sequence[str], roots: Sequen
     for part in parts_of(stage.claims):
         if isinstance(part, SwiGLUPart):
             bench.tick(f"{part.owner}: warm start")
-            _check_bound(bench, part)
-            if bench.ledger.failed:
-                return
-            _check_start(
-                bench, stage, [case for case in cases if case.symbol == part.owner or case.kind == "root"], part
-            )
+            if _check_bound(bench, part):
+                _check_start(
+                    bench, stage, [case for case in cases if case.symbol == part.owner or case.kind == "root"], part
+                )
 
 
 # --- the start ------------------------------------------------------------------------------------------------------
@@ -70,20 +68,20 @@ def undone(state: State, gate: str, up: str, sharpness: float) -> State | None:
 # --- its checks -----------------------------------------------------------------------------------------------------
 
 
-def _check_bound(bench: Bench, part: SwiGLUPart) -> None:
+def _check_bound(bench: Bench, part: SwiGLUPart) -> bool:
     """The bound against the two functions, number by number; no wider than it has to be."""
     with bench.ledger.tally("warm bound", part.owner, part.bound) as tally:
         if part.activation not in _ACTIVATIONS or not part.sharpness > 0:
             tally.fail(f"no start is known for {part.activation or 'this activation'}")
-            return
+            return False
         z = torch.linspace(-40, 40, 800_001, dtype=torch.float64)
-        far = (
-            (_ACTIVATIONS[part.activation](z) - functional.silu(part.sharpness * z) / part.sharpness).abs().max().item()
-        )
+        start = functional.silu(part.sharpness * z) / part.sharpness
+        far = (_ACTIVATIONS[part.activation](z) - start).abs().max().item()
         tally.measured(far, f"{part.activation} from silu({part.sharpness:g} z) / {part.sharpness:g}")
         if far < 0.9 * part.bound:
             tally.fail(f"the bound is {part.bound}, but the largest difference only {far:.4f}")
         tally.words = f"{part.activation} against silu(k z) / k, k = {part.sharpness:g}"
+    return tally.failure is None
 
 
 def _check_start(bench: Bench, stage: Stage, cases: Sequence[Case], part: SwiGLUPart) -> None:

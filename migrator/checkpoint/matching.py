@@ -1,0 +1,222 @@
+"""Which old tensor goes where in the new layout: by names and shapes, and by what a migration claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from migrator.checkpoint.layout import Layout
+from migrator.checkpoint.request import Row, Status
+from migrator.codemod import SwiGLUPart
+from migrator.prove.states import State, renaming_of, under
+from migrator.prove.warm import started, undone
+
+
+class Misfit(Exception):
+    """The checkpoint is not one of this model."""
+
+
+class NotInvertible(Exception):
+    """The checkpoint has learnt what the legacy model has no place for."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A gated feed-forward: paths of its gate and `up`, of all three products, and how it starts from old weights.
+
+    `part` is None where the gate was seen in the migrated file, but not where it came from.
+    """
+
+    gate: str
+    up: str
+    products: tuple[str, ...]
+    part: SwiGLUPart | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the new layout, and the name of the old one that it comes from, if it comes from one."""
+
+    name: str
+    source: str | None
+    status: Status
+    how: str = ""
+
+
+def sources(old: Iterable[str], legacy: Layout | None, renamed: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Name in the migrated layout -> name in the legacy one."""
+    if legacy is None:
+        return {name: name for name in old}
+    rename = renaming_of(legacy.classes, renamed)
+    return {rename(name): name for name in old}
+
+
+def match(old: State, layout: Layout, origin: Mapping[str, str], starts: Iterable[Start]) -> list[Entry]:
+    """An entry for each tensor of the layout.
+
+    Raises:
+        Misfit: names or shapes say that the checkpoint is of another model, or of one of another size.
+    """
+    starts = list(starts)
+    origin = {name: origin.get(name, name) for name in layout.state}
+    patterns = {_pattern(name) for name in old}
+    entries = [_entry(name, value, old, layout, origin, starts, patterns) for name, value in layout.state.items()]
+    if not any(entry.status == "reused" for entry in entries):
+        raise Misfit("none of its tensors has name and shape of one in the checkpoint")
+    left = set(old) - {entry.source for entry in entries}
+    for name in sorted(left):
+        if _pattern(name) in {_pattern(other) for other in layout.state}:
+            raise Misfit(f"the checkpoint has {name}, and this model is built smaller")
+    return entries
+
+
+def _entry(
+    name: str, value: Tensor, old: State, layout: Layout, origin: Mapping[str, str], starts: list[Start],
+    patterns: set[str],
+) -> Entry:  # fmt: skip
+    source = next((origin[n] for n in (name, *layout.others(name)) if origin.get(n) in old), None)
+    start = next((one for one in starts if under(name, [one.gate, one.up]) and _begins(one, old, layout, origin)), None)
+    if start is not None and start.part is not None and (source is not None or under(name, [start.up])):
+        return Entry(name, source, "converted", _spelled(name, start, start.part))
+    if source is None:
+        if _pattern(origin[name]) in patterns:
+            raise Misfit(f"the checkpoint has no {name}, and this model is built larger")
+        return Entry(name, None, "new")
+    if old[source].shape == value.shape:
+        return Entry(name, source, "reused")
+    products = [path for one in starts for path in one.products]
+    if under(name, products) and old[source].ndim == value.ndim:
+        return Entry(name, source, "resized")
+    raise Misfit(f"{name} is {_shape(old[source])} in the checkpoint and {_shape(value)} in this model")
+
+
+def _begins(start: Start, old: State, layout: Layout, origin: Mapping[str, str]) -> bool:
+    """Whether the old weights are those of a feed-forward of the same width without a gate."""
+    weight = f"{start.gate}.weight"
+    source = origin.get(weight, "")
+    return source in old and old[source].shape == layout.state[weight].shape and f"{start.up}.weight" not in old
+
+
+def unknown_start(old: State, layout: Layout, origin: Mapping[str, str], starts: Iterable[Start]) -> Start | None:
+    """A gate that old weights would start, if one knew the activation that they were trained with."""
+    known = {name: origin.get(name, name) for name in layout.state}
+    return next((one for one in starts if one.part is None and _begins(one, old, layout, known)), None)
+
+
+def _spelled(name: str, start: Start, part: SwiGLUPart) -> str:
+    k = f"{part.sharpness:g}"
+    if under(name, [start.gate]):
+        return f"{k} * old; within {part.bound} of {part.activation} per unit"
+    return f"1/{k}" if name.endswith("bias") else "0"
+
+
+def values(entries: Iterable[Entry], old: State, layout: Layout, starts: Iterable[Start]) -> State:
+    """The tensors of the new state dict. Those that are reused are the old ones themselves, shared where they were."""
+    made: State = {}
+    dtype = _dtype(old)
+    for entry in entries:
+        if entry.status == "reused" and entry.source is not None:
+            made[entry.name] = old[entry.source]
+        else:
+            initial = layout.state[entry.name].clone()
+            made[entry.name] = initial.to(dtype) if initial.is_floating_point() and dtype else initial
+    taken = {entry.name: old[entry.source] for entry in entries if entry.source is not None}
+    converted = {entry.name for entry in entries if entry.status == "converted"}
+    for start in starts:
+        if start.part is not None and f"{start.gate}.weight" in converted:
+            made |= started(taken, start.gate, start.up, start.part.sharpness)
+    for name in converted:
+        if not bool(made[name].isfinite().all()):
+            raise Misfit(f"{name} leaves the range of {made[name].dtype} when it is scaled")
+    return made
+
+
+def _dtype(old: State) -> torch.dtype | None:
+    """The floating dtype that most of a checkpoint is in."""
+    sizes: dict[torch.dtype, int] = {}
+    for value in old.values():
+        if value.is_floating_point():
+            sizes[value.dtype] = sizes.get(value.dtype, 0) + value.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
+
+
+# --- the way back ---------------------------------------------------------------------------------------------------
+
+
+def match_back(
+    old: State, layout: Layout, origin: Mapping[str, str], starts: Iterable[Start]
+) -> tuple[list[Entry], State]:
+    """Entries and tensors of the legacy layout, from a migrated state that the legacy model can hold.
+
+    Raises:
+        NotInvertible: it has learnt a gate, or has a tensor that the legacy model lacks.
+    """
+    migrated = {legacy: name for name, legacy in origin.items()}
+    entries: list[Entry] = []
+    made: State = {}
+    used: set[str] = set()
+    for start in starts:
+        if start.part is not None and f"{start.up}.weight" in old:
+            _undo(old, start, origin, made, used)
+    for name, value in layout.state.items():
+        source = next((m for n in (name, *layout.others(name)) if (m := migrated.get(n, n)) in old), None)
+        if name in made:
+            entries.append(Entry(name, source, "converted", "old / k; what was added had not been trained"))
+        elif source is None and name not in layout.parameters:
+            made[name] = value.clone()
+            entries.append(Entry(name, None, "new", "a buffer, as the model builds it"))
+        elif source is None:
+            raise NotInvertible(f"the legacy model needs {name}, which the checkpoint lacks")
+        elif old[source].shape != value.shape:
+            raise NotInvertible(f"{source} is {_shape(old[source])}, and {_shape(value)} in the legacy model")
+        else:
+            made[name] = old[source]
+            entries.append(Entry(name, source, "reused"))
+        used |= {source} if source is not None else set()
+    left = sorted(set(old) - used)
+    if left:
+        raise NotInvertible(f"the legacy model has no place for {left[0]}")
+    return entries, made
+
+
+def _undo(old: State, start: Start, origin: Mapping[str, str], made: State, used: set[str]) -> None:
+    """Take the gate of one feed-forward away again."""
+    assert start.part is not None
+    before = undone(old, start.gate, start.up, start.part.sharpness)
+    if before is None:
+        raise NotInvertible(f"{start.up} has been trained since it started at 0 and 1/{start.part.sharpness:g}")
+    made |= {origin.get(name, name): value for name, value in before.items()}
+    used |= {*before, f"{start.up}.weight", f"{start.up}.bias"}
+
+
+# --- what is said of it ---------------------------------------------------------------------------------------------
+
+
+def rows(entries: Iterable[Entry], old: State, made: State) -> list[Row]:
+    """One row for each tensor of the new state dict, and for each old one that has no place in it."""
+    entries = list(entries)
+    found = [
+        Row(
+            entry.name if entry.source in (entry.name, None) else f"{entry.source} -> {entry.name}",
+            entry.status,
+            "" if entry.source is None else _shape(old[entry.source]),
+            _shape(made[entry.name]),
+            entry.how,
+        )
+        for entry in entries
+    ]
+    used = {entry.source for entry in entries}
+    return [*found, *(Row(name, "dropped", _shape(value), "") for name, value in old.items() if name not in used)]
+
+
+def _shape(value: Tensor) -> str:
+    return str(tuple(value.shape))
+
+
+def _pattern(name: str) -> str:
+    """One name for the tensors of all blocks of a stack."""
+    return re.sub(r"\.\d+(?=\.)|^\d+(?=\.)", ".*", name)
