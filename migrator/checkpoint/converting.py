@@ -112,21 +112,21 @@ def _fitting(
     legacy: Layout | None,
 ) -> Matched:  # fmt: skip
     builder = Builder(nursery, file, deadline, request.seed)
-    reasons: list[str] = []
+    reasons: list[tuple[int, str]] = []
     try:
         for layout in builder.layouts(request.symbol, request.build):
             for weights in _weights(states, layout):
                 try:
                     return _match(request, file, weights, layout, legacy)
                 except Misfit as misfit:
-                    reasons.append(f"as {layout.how}: {misfit}")
+                    reasons.append((_common(weights, layout), f"as {layout.how}: {misfit}"))
     finally:
         builder.close()
     remedy = "say how the model is built: --build 'Model(vocab=11, dim=16)'"
     if reasons:
-        raise MigrateError(
-            "no-fit", f"the checkpoint is of no model of this file; {reasons[0]}", remedy, path=file.path
-        )
+        nearest = max(reasons, key=lambda reason: reason[0])[1]
+        cause = f"the checkpoint is of no model of this file; {nearest}"
+        raise MigrateError("no-fit", cause, remedy, path=file.path)
     first = builder.failures[0] if builder.failures else "it has no module class"
     raise MigrateError("not-built", f"no model of the file could be built; {first}", remedy, path=file.path)
 
@@ -138,7 +138,11 @@ def _weights(states: Sequence[Place], layout: Layout) -> Iterator[Weights]:
         names = Names(place.content, layout.state)
         if names.unambiguous:
             found.append(Weights(place, names, {name: place.content[key] for name, key in names.old.items()}))
-    yield from sorted(found, key=lambda one: -len(set(one.state) & set(layout.state)))
+    yield from sorted(found, key=lambda one: -_common(one, layout))
+
+
+def _common(weights: Weights, layout: Layout) -> int:
+    return len(set(weights.state) & set(layout.state))
 
 
 def _match(request: Request, file: ModelFile, weights: Weights, layout: Layout, legacy: Layout | None) -> Matched:

@@ -153,44 +153,47 @@ def match_back(
     """Entries and tensors of the legacy layout, from a migrated state that the legacy model can hold.
 
     Raises:
-        NotInvertible: it has learnt a gate, or has a tensor that the legacy model lacks.
+        Misfit: it has a tensor that the legacy model lacks, or lacks one.
+        NotInvertible: it has learnt a gate.
     """
     migrated = {legacy: name for name, legacy in origin.items()}
-    entries: list[Entry] = []
-    made: State = {}
-    used: set[str] = set()
-    for start in starts:
-        if start.part is not None and f"{start.up}.weight" in old:
-            _undo(old, start, origin, made, used)
-    for name, value in layout.state.items():
-        source = next((m for n in (name, *layout.others(name)) if (m := migrated.get(n, n)) in old), None)
-        if name in made:
-            entries.append(Entry(name, source, "converted", "old / k; what was added had not been trained"))
-        elif source is None and name not in layout.parameters:
-            made[name] = value.clone()
-            entries.append(Entry(name, None, "new", "a buffer, as the model builds it"))
-        elif source is None:
-            raise NotInvertible(f"the legacy model needs {name}, which the checkpoint lacks")
-        elif old[source].shape != value.shape:
-            raise NotInvertible(f"{source} is {_shape(old[source])}, and {_shape(value)} in the legacy model")
-        else:
-            made[name] = old[source]
-            entries.append(Entry(name, source, "reused"))
-        used |= {source} if source is not None else set()
+    gates = [start for start in starts if start.part is not None and f"{start.up}.weight" in old]
+    entries = [_entry_back(name, value, old, layout, migrated, gates) for name, value in layout.state.items()]
+    used = {entry.source for entry in entries} | {
+        f"{start.up}.{kind}" for start in gates for kind in ("weight", "bias")
+    }
     left = sorted(set(old) - used)
     if left:
-        raise NotInvertible(f"the legacy model has no place for {left[0]}")
-    return entries, made
+        raise Misfit(f"the legacy model has no place for {left[0]}")
+    products = {origin.get(name, name): value for start in gates for name, value in _undone(old, start).items()}
+    made = {e.name: layout.state[e.name].clone() if e.source is None else old[e.source] for e in entries}
+    return entries, made | products
 
 
-def _undo(old: State, start: Start, origin: Mapping[str, str], made: State, used: set[str]) -> None:
-    """Take the gate of one feed-forward away again."""
+def _entry_back(
+    name: str, value: Tensor, old: State, layout: Layout, migrated: Mapping[str, str], gates: list[Start]
+) -> Entry:
+    names = [known for one in (name, *layout.others(name)) for known in (migrated.get(one, one), one)]
+    source = next((known for known in names if known in old), None)
+    if source is None and name in layout.parameters:
+        raise Misfit(f"the legacy model needs {name}, which the checkpoint lacks")
+    if source is None:
+        return Entry(name, None, "new", "a buffer, as the model builds it")
+    if old[source].shape != value.shape:
+        raise Misfit(f"{source} is {_shape(old[source])} in the checkpoint and {_shape(value)} in the legacy model")
+    start = next((start for start in gates if under(source, [start.gate])), None)
+    if start is None or start.part is None:
+        return Entry(name, source, "reused")
+    return Entry(name, source, "converted", f"old / {start.part.sharpness:g}; its gate had not been trained")
+
+
+def _undone(old: State, start: Start) -> State:
+    """The first product of one feed-forward, without its gate."""
     assert start.part is not None
     before = undone(old, start.gate, start.up, start.part.sharpness)
     if before is None:
         raise NotInvertible(f"{start.up} has been trained since it started at 0 and 1/{start.part.sharpness:g}")
-    made |= {origin.get(name, name): value for name, value in before.items()}
-    used |= {*before, f"{start.up}.weight", f"{start.up}.bias"}
+    return before
 
 
 # --- what is said of it ---------------------------------------------------------------------------------------------
