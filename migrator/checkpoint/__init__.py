@@ -5,11 +5,9 @@ parent (no torch) -- worker (reads and writes tensors, never runs user code) -- 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +52,5 @@ def _ask(request: Request, timeout: float) -> dict[str, Any]:
         cause = "the process that converts it ended; is torch installed, and is there enough memory?"
         raise MigrateError("no-answer", cause, path=request.old) from error
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the nursery sees the end of its connection, and ends the boxes
+        process.kill()  # the nursery sees the end of its connection, and ends the boxes
         process.wait()

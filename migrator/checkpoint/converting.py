@@ -15,16 +15,15 @@ from migrator.checkpoint.matching import (
     Entry,
     Misfit,
     NotInvertible,
-    Start,
     match,
     match_back,
     rows,
     sources,
-    unknown_start,
     values,
 )
 from migrator.checkpoint.optimizing import Parameters, Unclear, follow
 from migrator.checkpoint.request import Conversion, ModelFile, Request
+from migrator.checkpoint.starts import starts_of, unknown
 from migrator.errors import MigrateError
 from migrator.prove.nursery import Nursery
 from migrator.prove.states import State
@@ -148,7 +147,7 @@ def _common(weights: Weights, layout: Layout) -> int:
 def _match(request: Request, file: ModelFile, weights: Weights, layout: Layout, legacy: Layout | None) -> Matched:
     if file is not request.target:
         return Matched(weights, layout, None, _whole(weights, layout), {})
-    starts = _starts(request, layout)
+    starts = starts_of(request, layout)
     if request.back:
         origin = sources(layout.state, layout, request.renamed)
         try:
@@ -159,11 +158,10 @@ def _match(request: Request, file: ModelFile, weights: Weights, layout: Layout, 
         return Matched(weights, layout, None, entries, made)
     origin = sources(weights.state, legacy, request.renamed)
     entries = match(weights.state, layout, origin, starts)
-    unknown = unknown_start(weights.state, layout, origin, starts)
-    if unknown is not None:
-        cause = f"{unknown.gate} can start from the old weights, but what activation stood behind them is not known"
-        remedy = "add --legacy FILE.py, the file as it was before it was migrated"
-        raise MigrateError("activation-unknown", cause, remedy, path=file.path)
+    gate = unknown(weights.state, layout, origin, starts)
+    if gate is not None:
+        cause = f"{gate.gate} is a gate, and only the legacy file says which weights and which activation stood there"
+        raise MigrateError("legacy-needed", cause, "add --legacy FILE.py, the file as it was", path=file.path)
     return Matched(weights, layout, legacy, entries, values(entries, weights.state, layout, starts))
 
 
@@ -176,32 +174,6 @@ def _whole(weights: Weights, layout: Layout) -> list[Entry]:
     return entries
 
 
-def _starts(request: Request, layout: Layout) -> list[Start]:
-    """The gated feed-forwards of a model: those that the migration claims, then others that its file shows."""
-    found: dict[str, Start] = {}
-    for part in request.starts:
-        for path in layout.paths(part.owner):
-            gate, up, down = (path + name for name in (part.gate, part.up, part.down))
-            found[gate] = Start(gate, up, (gate, up, down), part)
-    seen = [] if request.model is None else list(request.model.gates)
-    gates = [(path + gate, path + up) for owner, gate, up in seen for path in layout.paths(owner)]
-    gates += [(f"{path}gate", f"{path}up") for path in layout.paths("SwiGLU")]
-    for gate, up in gates:
-        if f"{gate}.weight" in layout.state:
-            found.setdefault(gate, Start(gate, up, (gate, up, *_down(gate, layout)), None))
-    return [start for start in found.values() if request.back or f"{start.gate}.weight" in layout.state]
-
-
-def _down(gate: str, layout: Layout) -> list[str]:
-    """Products beside a gate that lead back from its width: where that was changed, they were too."""
-    prefix = gate[: gate.rfind(".") + 1]
-    hidden, width = layout.state[f"{gate}.weight"].shape
-    names = [
-        name.removesuffix(".weight") for name in layout.state if name.startswith(prefix) and name.endswith(".weight")
-    ]
-    return [name for name in names if tuple(layout.state[f"{name}.weight"].shape) == (width, hidden)]
-
-
 # --- what else the file holds ---------------------------------------------------------------------------------------
 
 
@@ -209,19 +181,16 @@ def _same(matched: Matched, states: Sequence[Place], request: Request) -> Iterat
     """The weights, and whatever has the same names and shapes: averages of the weights, for one."""
     for weights in _weights(states, matched.layout):
         if {n: v.shape for n, v in weights.state.items()} == {n: v.shape for n, v in matched.weights.state.items()}:
-            file = request.target
-            yield (
-                matched
-                if weights.place.path == matched.weights.place.path
-                else _match(request, file, weights, matched.layout, matched.legacy)
-            )
+            first = weights.place.path == matched.weights.place.path
+            yield matched if first else _match(request, request.target, weights, matched.layout, matched.legacy)
 
 
 def _content(matched: Matched) -> dict[Any, Any]:
     """The dictionary with new tensors, in the spelling of the old one; what is no tensor stays."""
     old = matched.weights.place.content
     new = type(old)()
-    new.__dict__.update(getattr(old, "__dict__", {})) if hasattr(new, "__dict__") else None
+    if hasattr(old, "__dict__"):  # the `_metadata` of a state dict
+        new.__dict__.update(old.__dict__)
     keys = {name: matched.weights.names.key(name) for name in matched.made}
     new.update({keys[name]: value for name, value in matched.made.items()})
     new.update({key: value for key, value in old.items() if not isinstance(value, Tensor)})
@@ -240,10 +209,8 @@ def _optimizer(stored: storing.Stored, place: Place, matched: Matched) -> tuple[
         return False, f"{place.words}: the optimizer's state is dropped: {error}"
     stored.tree = put(stored.tree, place.path, followed)
     count, total = len(followed["state"]), len(new.order)
-    return (
-        True,
-        f"{place.words}: state of {count} of {total} parameters{'; the rest start anew' if count < total else ''}",
-    )
+    rest = "; the rest start anew" if count < total else ""
+    return True, f"{place.words}: state of {count} of {total} parameters{rest}"
 
 
 def _parameters(matched: Matched) -> list[str]:

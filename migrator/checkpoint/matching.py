@@ -11,7 +11,7 @@ from torch import Tensor
 
 from migrator.checkpoint.layout import Layout
 from migrator.checkpoint.request import Row, Status
-from migrator.codemod import SwiGLUPart
+from migrator.checkpoint.starts import Start
 from migrator.prove.states import State, renaming_of, under
 from migrator.prove.warm import started, undone
 
@@ -22,19 +22,6 @@ class Misfit(Exception):
 
 class NotInvertible(Exception):
     """The checkpoint has learnt what the legacy model has no place for."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """A gated feed-forward: paths of its gate and `up`, of all three products, and how it starts from old weights.
-
-    `part` is None where the gate was seen in the migrated file, but not where it came from.
-    """
-
-    gate: str
-    up: str
-    products: tuple[str, ...]
-    part: SwiGLUPart | None
 
 
 @dataclass(frozen=True)
@@ -65,9 +52,10 @@ def match(old: State, layout: Layout, origin: Mapping[str, str], starts: Iterabl
     origin = {name: origin.get(name, name) for name in layout.state}
     patterns = {_pattern(name) for name in old}
     entries = [_entry(name, value, old, layout, origin, starts, patterns) for name, value in layout.state.items()]
-    if not any(entry.status == "reused" for entry in entries):
-        raise Misfit("none of its tensors has name and shape of one in the checkpoint")
-    left = set(old) - {entry.source for entry in entries}
+    used = {entry.source for entry in entries if entry.source is not None}
+    left = set(old) - used
+    if len(used) < max(len(left), 1) or len(used) < sum(entry.source is None for entry in entries):
+        raise Misfit(f"only {len(used)} of the {len(old)} tensors of the checkpoint have a place in it")
     for name in sorted(left):
         if _pattern(name) in {_pattern(other) for other in layout.state}:
             raise Misfit(f"the checkpoint has {name}, and this model is built smaller")
@@ -79,9 +67,9 @@ def _entry(
     patterns: set[str],
 ) -> Entry:  # fmt: skip
     source = next((origin[n] for n in (name, *layout.others(name)) if origin.get(n) in old), None)
-    start = next((one for one in starts if under(name, [one.gate, one.up]) and _begins(one, old, layout, origin)), None)
+    start = next((one for one in starts if under(name, [one.gate, one.up]) and one.begins(old, layout, origin)), None)
     if start is not None and start.part is not None and (source is not None or under(name, [start.up])):
-        return Entry(name, source, "converted", _spelled(name, start, start.part))
+        return Entry(name, source, "converted", start.spelled(name))
     if source is None:
         if _pattern(origin[name]) in patterns:
             raise Misfit(f"the checkpoint has no {name}, and this model is built larger")
@@ -92,26 +80,6 @@ def _entry(
     if under(name, products) and old[source].ndim == value.ndim:
         return Entry(name, source, "resized")
     raise Misfit(f"{name} is {_shape(old[source])} in the checkpoint and {_shape(value)} in this model")
-
-
-def _begins(start: Start, old: State, layout: Layout, origin: Mapping[str, str]) -> bool:
-    """Whether the old weights are those of a feed-forward of the same width without a gate."""
-    weight = f"{start.gate}.weight"
-    source = origin.get(weight, "")
-    return source in old and old[source].shape == layout.state[weight].shape and f"{start.up}.weight" not in old
-
-
-def unknown_start(old: State, layout: Layout, origin: Mapping[str, str], starts: Iterable[Start]) -> Start | None:
-    """A gate that old weights would start, if one knew the activation that they were trained with."""
-    known = {name: origin.get(name, name) for name in layout.state}
-    return next((one for one in starts if one.part is None and _begins(one, old, layout, known)), None)
-
-
-def _spelled(name: str, start: Start, part: SwiGLUPart) -> str:
-    k = f"{part.sharpness:g}"
-    if under(name, [start.gate]):
-        return f"{k} * old; within {part.bound} of {part.activation} per unit"
-    return f"1/{k}" if name.endswith("bias") else "0"
 
 
 def values(entries: Iterable[Entry], old: State, layout: Layout, starts: Iterable[Start]) -> State:

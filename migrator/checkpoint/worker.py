@@ -31,11 +31,17 @@ def main() -> None:
 
 def _answer(request: Any, nursery: Any, deadline: float) -> dict[str, Any]:
     from migrator.checkpoint.converting import convert
+    from migrator.prove.remote import OutOfTime
 
     try:
         return {"done": convert(request, nursery, deadline).to_json()}
     except MigrateError as error:
         return {"error": [error.code, error.cause, error.remedy], "path": error.path}
+    except OutOfTime:
+        return {
+            "error": ["timeout", "the model was not built in the time there is", "give it more by --timeout"],
+            "path": None,
+        }
     except MemoryError:
         return {"error": ["too-large", "there is not enough memory for it", ""], "path": str(request.old)}
     except Exception:

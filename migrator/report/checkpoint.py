@@ -47,7 +47,7 @@ def _show_table(page: Page, rows: tuple[Row, ...]) -> None:
 
 
 def _line(row: Row) -> tuple[str, str, str, str]:
-    name = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name)
+    name = " -> ".join(re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1) for name in row.name.split(" -> "))
     shapes = list(dict.fromkeys(shape.replace(", ", ",") for shape in (row.before, row.after) if shape))
     return row.status, name, " -> ".join(shapes), row.how or _HOW.get(row.status, "")
 
