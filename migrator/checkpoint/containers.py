@@ -39,7 +39,11 @@ def dictionaries(tree: Any) -> Iterator[Place]:
 
 
 def is_optimizer(node: Any) -> bool:
-    return isinstance(node, dict) and isinstance(node.get("state"), dict) and isinstance(node.get("param_groups"), list)
+    """Whether something has the form of an optimizer's state dict."""
+    if not isinstance(node, dict) or not isinstance(node.get("state"), dict):
+        return False
+    groups = node.get("param_groups")
+    return isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
 
 
 def is_state(node: dict[Any, Any]) -> bool:

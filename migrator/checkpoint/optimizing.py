@@ -32,6 +32,8 @@ def follow(optimizer: dict[str, Any], old: Parameters, new: Parameters, reused: 
         Unclear: nothing that is known of the file says which parameter is which.
     """
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+    if any(type(number) is not int for number in numbers):
+        raise Unclear("its parameters are not numbered")
     if len(numbers) == len(old.order) and [reused.get(name) for name in old.order] == list(new.order):
         return optimizer  # the same parameters in the same order, however they are grouped
     rule, groups = _grouping(optimizer, old)

@@ -48,6 +48,9 @@ def test_dictionaries_and_optimizers() -> None:
         (), ("net",), ("opt",), ("list", 0), ("list", 0, "deep"),
     ]  # fmt: skip
     assert is_optimizer(optimizer) and not is_optimizer(tree)
+    assert not is_optimizer({"state": {}, "param_groups": [{"lr": 1}]}) and not is_optimizer(
+        {"state": {}, "param_groups": [5]}
+    )
     assert put(tree, ("list", 0, "deep"), 5)["list"] == [{"deep": 5}]
     assert "opt" not in put(tree, ("opt",), None)
 

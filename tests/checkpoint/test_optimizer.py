@@ -168,6 +168,11 @@ def test_others_are_unclear(groups: list[list[tuple[int, ...]]]) -> None:
         follow(adam(groups), OLD, NEW, REUSED)
 
 
+def test_parameters_without_numbers_are_unclear() -> None:
+    with pytest.raises(Unclear, match="not numbered"):
+        follow({"state": {}, "param_groups": [{"params": ["a", [1], "c"]}]}, OLD, OLD, REUSED)
+
+
 def test_like_shapes_in_two_possible_orders_are_unclear() -> None:
     names = [f"h.{i}" for i in range(11)]  # by name, h.10 comes before h.2
     old = Parameters(names, dict.fromkeys(names, (2, 2)))
