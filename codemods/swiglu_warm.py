@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.codemod import AnyEdit, Claim, Codemod, Finding, Phase, Promise, Refusal, Site, SwiGLUPart
-from migrator.recognise.gated import gated
+from migrator.recognise.gate_edits import gated
 from migrator.recognise.gating import REFUSALS, Gateless, gateless, has_bias
 from migrator.recognise.index import FileIndex
 

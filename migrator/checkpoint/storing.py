@@ -35,7 +35,7 @@ def read(path: Path) -> Stored:
         head = file.read(9)
     if not head:
         raise MigrateError("empty", "the file is empty", "name a checkpoint", path=path)
-    if head.startswith(b"PK"):
+    if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
     elif len(head) == 9 and head[8:] == b"{" and (path.suffix == ".safetensors" or not head.startswith(b"\x80")):
         return _read_safetensors(path)
