@@ -149,12 +149,18 @@ class SwiGLUPart:
     """The feed-forward of `owner` is `down(silu(gate(x)) * up(x))`; the three are dotted attribute paths.
 
     Where the hidden width changes, the proof compares on the units that both sides have.
+
+    A warm start is promised where there is a `sharpness` k: with `gate = k * first product`, `up` of weight 0 and bias
+    1/k, each hidden unit differs from the old `activation` (ReLU, GELU or tanh GELU) by at most `bound`.
     """
 
     owner: str
     gate: str
     up: str
     down: str
+    activation: str = ""
+    sharpness: float = 0.0
+    bound: float = 0.0
 
 
 @dataclass(frozen=True)

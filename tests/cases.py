@@ -50,7 +50,7 @@ class Case:
     def plan(self, text: str) -> Plan:
         """What the codemod alone makes of a text."""
         this = next(codemod for codemod in all_codemods() if name_of(codemod) == self.codemod)
-        choices = {"positions": "alibi" if self.codemod == "alibi" else "rotary"}
+        choices = dict([this.choice]) if this.choice is not None else {}
         return plan(Path("before.py"), text, phase=this.phase, only=frozenset({self.codemod}), choices=choices)
 
 

@@ -15,7 +15,9 @@ from migrator.codemod import Codemod, Phase, Promise
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("migrator", "codemods", "runtime")
-ROOMS = ("read", "recognise", "rewrite", "prove", "write", "report")
+ROOMS = ("read", "recognise", "rewrite", "prove", "write", "checkpoint", "report")
+TORCH = ("prove", "checkpoint")  # whose modules are loaded in child processes, but for the face of each room
+COMMAND_LINE = ("run", "commands")  # what sees all rooms
 SHARED = {"errors", "codemod", "config"}  # what every room may use
 CODEMODS = sorted(path.stem for path in (ROOT / "codemods").glob("*.py") if path.stem != "__init__")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -88,13 +90,20 @@ def test_only_the_command_line_sees_more_than_a_room() -> None:
     for path in (ROOT / "migrator").glob("*.py"):
         if path.stem not in {"cli", "__main__", "__init__", *SHARED}:
             pytest.fail(f"{relative(path)} belongs into a room")
+    for path in (ROOT / "migrator").glob("*/"):
+        assert path.name in {*ROOMS, *COMMAND_LINE, "__pycache__"}, f"{relative(path)} has no place in the order"
     for path in SOURCES:
         assert not any(name.startswith("migrator.cli") for name in imports(path)) or path.stem == "__main__", path
 
 
+def test_nobody_imports_a_subcommand() -> None:
+    for path in SOURCES:
+        assert not any(name.startswith("migrator.commands") for name in imports(path)), path
+
+
 @pytest.mark.parametrize("path", [path for path in SOURCES if "runtime" not in path.parts], ids=relative)
-def test_torch_is_imported_by_the_proof_alone(path: Path) -> None:
-    if path.relative_to(ROOT).parts[:2] != ("migrator", "prove"):
+def test_torch_is_imported_by_the_proof_and_for_checkpoints_alone(path: Path) -> None:
+    if path.relative_to(ROOT).parts[1] not in TORCH:
         assert not roots(path) & {"torch", "numpy", "safetensors", "runtime"}
 
 
@@ -116,15 +125,16 @@ def test_a_codemod_imports_its_vocabulary_and_no_other_codemod(name: str) -> Non
         assert fine or target.startswith(("migrator.codemod.", "migrator.recognise.")), target
 
 
-def test_nothing_but_the_proof_loads_torch() -> None:
+def test_nothing_else_loads_torch() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCES
-        if path.relative_to(ROOT).parts[:2] != ("migrator", "prove")
+        if path.relative_to(ROOT).parts[1] not in TORCH
         and "runtime" not in path.parts
         and path.stem != "__main__"
     ]
-    modules += ["migrator.prove"] + (["migrator.prove.result"] if (ROOT / "migrator/prove/result.py").exists() else [])
+    modules += ["migrator.prove", "migrator.prove.result"]
+    modules += ["migrator.checkpoint", "migrator.checkpoint.asking", "migrator.checkpoint.request"]
     code = (
         "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint('torch' in sys.modules)"
     )
@@ -220,9 +230,12 @@ def emitted(path: Path) -> Iterator[str]:
             yield second.value
 
 
-@pytest.mark.parametrize("name", CODEMODS)
-def test_emitted_runtime_names_exist(name: str) -> None:
-    assert set(emitted(ROOT / "codemods" / f"{name}.py")) <= runtime_all()
+EMITTING = [path for path in SOURCES if path.parent.name in ("codemods", "recognise") and path.stem != "spelling"]
+
+
+@pytest.mark.parametrize("path", EMITTING, ids=relative)
+def test_emitted_runtime_names_exist(path: Path) -> None:
+    assert set(emitted(path)) <= runtime_all()
 
 
 def test_fixtures_import_runtime_names_that_exist() -> None:

@@ -99,6 +99,10 @@ def _prove_stage(bench: Bench, index: FileIndex, stage: Stage) -> None:
         parity.prove_exact(bench, stage, symbols, roots)
         if not bench.ledger.failed:
             prove_abilities(bench, stage)
+    elif stage.promise == Promise.WARM:
+        from migrator.prove.warm import prove_warm
+
+        prove_warm(bench, stage, symbols, roots)
     else:
         from migrator.prove.stages import prove_new
 

@@ -13,7 +13,7 @@ from migrator.rewrite.registry import name_of
 
 def transformed(codemod: type[Codemod], tree: cst.Module) -> cst.Module:
     """The module after this one codemod, applied until it finds nothing more."""
-    choices = dict([codemod.choice]) if codemod.choice is not None else {"positions": "rotary"}
+    choices = dict([codemod.choice]) if codemod.choice is not None else {}
     result = plan(
         Path("module.py"), tree.code, phase=codemod.phase, only=frozenset({name_of(codemod)}), choices=choices
     )

@@ -56,7 +56,7 @@ def plan(
     run = _Run(FileIndex(source))
     for step in Phase:
         if step <= phase:
-            codemods = chosen(step, only, skip, choices or {"positions": "rotary"})
+            codemods = chosen(step, only, skip, choices or {})
             run.phase(codemods, findings_only and step == phase)
     if run.stages:
         ast.parse(run.index.source)

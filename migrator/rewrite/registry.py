@@ -10,6 +10,9 @@ from graphlib import TopologicalSorter
 
 from migrator.codemod import Codemod, Phase
 
+# What is chosen where a user says nothing.
+DEFAULTS: Mapping[str, str] = {"positions": "rotary", "feed_forward": "neutral"}
+
 
 def name_of(codemod: type[Codemod]) -> str:
     """The codemod's name: that of its file."""
@@ -38,7 +41,7 @@ def chosen(phase: Phase, only: frozenset[str], skip: frozenset[str], choices: Ma
         if codemod.phase == phase
         and (not only or name_of(codemod) in only)
         and name_of(codemod) not in skip
-        and (codemod.choice is None or choices.get(codemod.choice[0]) == codemod.choice[1])
+        and (codemod.choice is None or {**DEFAULTS, **choices}[codemod.choice[0]] == codemod.choice[1])
     ]
 
 

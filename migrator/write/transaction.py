@@ -70,6 +70,42 @@ def replace_all(changes: Sequence[Change]) -> None:
         _swap(staged)
 
 
+@contextlib.contextmanager
+def created(target: Path, *, force: bool) -> Iterator[Path]:
+    """An empty file beside `target`, to be filled in the block; at its end it becomes `target`, if the block ends well.
+
+    Raises:
+        MigrateError: `target` is there and `force` is not given, or no file can be written there.
+    """
+    target = target.resolve()
+    _check_free(target, force)
+    temporary = target.with_name(_temporary_name(target.name, secrets.token_hex(6)))
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except OSError as error:
+        raise _failure(target, error) from error
+    try:
+        yield temporary
+        _check_free(target, force)
+        with _uninterrupted(), open(temporary, "rb") as file:
+            if target.exists():
+                _copy_attributes(target, file.fileno())
+            os.fsync(file.fileno())
+            os.replace(temporary, target)
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise _failure(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_free(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise MigrateError("exists", "this file is there already", "name another, or add --force", path=target)
+    if target.exists():
+        check_writable(target)
+
+
 def recover(files: Iterable[Path]) -> list[Path]:
     """Make whole what a killed run left half-done above any of `files`, and say which files got their old bytes back.
 

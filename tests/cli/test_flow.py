@@ -273,13 +273,13 @@ def test_json_is_the_whole_of_standard_output(tool: Tool, file: Path) -> None:
 
 def test_options_reach_the_engine(tool: Tool, file: Path) -> None:
     assert tool(file, "--phase", "2", "--only", "attention,rotary", "--only", "swiglu", "--skip", "swiglu",
-                "--positions", "alibi", "--timeout", "7.5") == 0  # fmt: skip
+                "--positions", "alibi", "--feed-forward", "warm", "--timeout", "7.5") == 0  # fmt: skip
     assert tool.planned == [
         {
             "phase": 2,
             "only": frozenset({"attention", "rotary", "swiglu"}),
             "skip": frozenset({"swiglu"}),
-            "choices": {"positions": "alibi"},
+            "choices": {"positions": "alibi", "feed_forward": "warm"},
         }
     ]
     assert tool.proved == [(file, 7.5)]
@@ -297,6 +297,7 @@ def test_options_reach_the_engine(tool: Tool, file: Path) -> None:
         (["model.py", "--check", "--dry-run"], "exclude each other"),
         (["model.py", "--timeout", "0"], "0"),
         (["model.py", "--positions", "none"], "'none' is not one of"),
+        (["model.py", "--feed-forward", "cold"], "'cold' is not one of"),
         (["model.py", "--nonsense"], "No such option"),
     ],
 )

@@ -1,0 +1,113 @@
+"""Where in a checkpoint the weights are, and the optimizers, however somebody wrapped them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+_DEPTH, _NODES = 6, 20_000
+_COMPILED, _PARALLEL = "_orig_mod", "module"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dictionary in a checkpoint: the keys that lead to it, and itself."""
+
+    path: tuple[Any, ...]
+    content: dict[Any, Any]
+
+    @property
+    def words(self) -> str:
+        return ".".join(str(key) for key in self.path) or "the file"
+
+
+def dictionaries(tree: Any) -> Iterator[Place]:
+    """Every dictionary down to some depth; optimizers are not looked into."""
+    left: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    for _ in range(_NODES):  # a pickle of a few bytes can repeat one node without end
+        if not left:
+            return
+        path, node = left.pop(0)
+        if isinstance(node, dict):
+            yield Place(path, node)
+        if len(path) < _DEPTH and not is_optimizer(node):
+            children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+            left += [((*path, key), child) for key, child in children if isinstance(child, dict | list)]
+
+
+def is_optimizer(node: Any) -> bool:
+    """Whether something has the form of an optimizer's state dict."""
+    if not isinstance(node, dict) or not isinstance(node.get("state"), dict):
+        return False
+    groups = node.get("param_groups")
+    return isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+
+
+def is_state(node: dict[Any, Any]) -> bool:
+    """Whether a dictionary maps names to tensors, whatever else is in it."""
+    return any(isinstance(key, str) and isinstance(value, Tensor) for key, value in node.items())
+
+
+def put(tree: Any, path: tuple[Any, ...], content: Any) -> Any:
+    """The tree with other content at `path`, which must lead there."""
+    if not path:
+        return content
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    if content is None:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = content
+    return tree
+
+
+class Names:
+    """Names of tensors without what `DataParallel` ("module.") and `torch.compile` ("_orig_mod.") put into them.
+
+    `known` are names of the model itself, all of which may begin with "module." too.
+    """
+
+    def __init__(self, content: Mapping[Any, Any], known: Iterable[str] = ()) -> None:
+        keys = [key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)]
+        self._wrapped = {"": ""}  # plain path of a module -> how the names of what is in it begin
+        self.old: dict[str, str] = {}  # plain name -> key
+        parallel = max(_parallel(keys) - _parallel(known), 0)
+        for key in keys:
+            self.old.setdefault(self._add(key, parallel), key)
+        self.unambiguous = len(self.old) == len(keys)
+
+    def _add(self, key: str, parallel: int) -> str:
+        plain: list[str] = []
+        start = ""
+        for word in key.split("."):
+            if word == _COMPILED or parallel:
+                parallel -= word != _COMPILED
+                start += f"{word}."
+                self._wrapped[".".join(plain)] = start
+            else:
+                plain.append(word)
+                start += f"{word}."
+                self._wrapped.setdefault(".".join(plain), start)
+        return ".".join(plain)
+
+    def key(self, name: str) -> str:
+        """How a plain name is spelt in this file."""
+        words = name.split(".")
+        for count in range(len(words) - 1, -1, -1):
+            start = self._wrapped.get(".".join(words[:count]))
+            if start is not None:
+                return start + ".".join(words[count:])
+        return name
+
+
+def _parallel(names: Iterable[str]) -> int:
+    """With how many times "module." all names begin."""
+    bare = [[word for word in name.split(".") if word != _COMPILED] for name in names]
+    count = 0
+    while bare and all(len(words) > count + 1 and words[count] == _PARALLEL for words in bare):
+        count += 1
+    return count

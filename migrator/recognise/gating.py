@@ -1,0 +1,239 @@
+"""Where a gate can come into a feed-forward, and what stands in the way where it can not."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from migrator.codemod import Modern, Place, Refusal, Swap
+from migrator.recognise.blocks import (
+    FeedForward,
+    blocks,
+    feed_forwards,
+    has_modern_feed_forward,
+    linears,
+    strange_feed_forward,
+)
+from migrator.recognise.borrowers import assigned_nodes, borrower
+from migrator.recognise.composition import built_outside, users_of
+from migrator.recognise.constants import init_values
+from migrator.recognise.index import FileIndex
+
+REFUSALS = {
+    "hidden-width": "the two products do not share one hidden width that the source says",
+    "linear-arguments": "a product is built in a way that does not tell its widths",
+    "shared-activation": "the hidden values are used for more than the second product",
+    "used-elsewhere": "the feed-forward or its weights are also used by something else",
+    "not-plain": "the feed-forward is not two linear products with ReLU or GELU between them",
+    "layout": "the place cannot be edited statement by statement",
+}
+
+_SIMPLE = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr
+
+_WEIGHTS = ("parameters", "named_parameters", "apply")
+
+
+@dataclass(frozen=True)
+class Gateless:
+    """A feed-forward that can be given a gate, and the two calls of nn.Linear that build its products."""
+
+    found: FeedForward
+    place: Place
+    first: ast.Call
+    last: ast.Call
+
+    @property
+    def biases(self) -> tuple[bool, bool]:
+        """Which of the two products has a bias."""
+        return has_bias(self.first), has_bias(self.last)
+
+    @property
+    def activation_name(self) -> str:
+        """ReLU, GELU or tanh GELU."""
+        if self.found.name != "gelu":
+            return "ReLU"
+        return "tanh GELU" if self.approximate else "GELU"
+
+    @property
+    def approximate(self) -> bool:
+        """Whether its GELU is, or may be, the one by tanh."""
+        node = self._activation
+        made: ast.expr | None = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Call) else node
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_self(node.func.value):
+            made = self.found.owner.attribute(node.func.attr)
+        if not isinstance(made, ast.Call):
+            return False
+        given = [word.value for word in made.keywords if word.arg == "approximate"]
+        given += made.args[:1] if made is not node or self.found.activation is None else []
+        return any(not (isinstance(value, ast.Constant) and value.value == "none") for value in given)
+
+    @property
+    def _activation(self) -> ast.expr:
+        if self.found.activation is not None:
+            assert isinstance(self.found.activation.node, ast.expr)
+            return self.found.activation.node
+        value = self.found.owner.attribute(self.found.attribute)
+        assert isinstance(value, ast.Call)
+        return value.args[1]
+
+    def switched_off(self) -> tuple[Swap, ...]:
+        """The activation, out of the way."""
+        definition, node = self.found.owner.definition, self._activation
+        if self.found.activation is None:
+            value = self.found.owner.attribute(self.found.attribute)
+            assert isinstance(value, ast.Call)
+            nn = definition.source(value.func).rpartition(".")[0]
+            return (Swap.of(definition, node, f"{nn}.Identity()" if nn else "Identity()"),)
+        if not isinstance(node, ast.Call):
+            return ()
+        operand = node.args[0] if node.args else getattr(node.func, "value", None)
+        return () if operand is None else (Swap.of(definition, node, f"({definition.source(operand)})"),)
+
+    def widths(self, index: FileIndex) -> tuple[int, int] | None:
+        """Embedding and hidden width, where the file itself says them."""
+        found = set(zip(*(init_values(index, self.found.owner, arg) for arg in self.first.args), strict=True))
+        known = {(int(a), int(b)) for a, b in found if a is not None and b is not None}
+        return known.pop() if len(found) == len(known) == 1 else None
+
+
+def gateless(index: FileIndex) -> Iterator[Gateless | Modern | Refusal]:
+    """Every feed-forward of a block: one that can be given a gate, one that has a gate already, or why it can't."""
+    for found in feed_forwards(index):
+        place = Place.of(found.owner.name, _node(found), found.owner.definition)
+        elsewhere = _used_elsewhere(index, found)
+        if elsewhere:
+            yield Refusal(place, "used-elsewhere", elsewhere, "give that other use a module of its own")
+        else:
+            yield _inline(found, place) if found.kind == "inline" else _sequential(index, found, place)
+    for block in blocks(index).values():
+        place = Place.of(block.info.name, block.info.node, block.info.definition)
+        if has_modern_feed_forward(block):
+            yield Modern(place, "gated feed-forward already")
+        elif strange := strange_feed_forward(index, block):
+            seen = f"`self.{strange}` is not two linear products with ReLU or GELU between them"
+            yield Refusal(place, "not-plain", seen, "keep it, or bring it to fc2(relu(fc1(x)))")
+
+
+def has_bias(linear: ast.Call) -> bool:
+    return not any(isinstance(k.value, ast.Constant) and k.value.value is False for k in linear.keywords)
+
+
+def _node(found: FeedForward) -> ast.AST:
+    if found.activation is not None and found.activation.node is not None:
+        return found.activation.node
+    return found.owner.attributes[found.attribute][0].statement
+
+
+def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
+    """What else uses the feed-forward, or its parts."""
+    info = found.owner
+    known = blocks(index)
+    if info.name not in known:
+        others = [component for component in users_of(index, info.name) if component.owner.name not in known]
+        if others:
+            return f"{others[0].owner.name}.{others[0].attribute}, which is in no block, is a {info.name} too"
+        if built_outside(index, info.name):
+            return f"{info.name} is also built outside of the blocks"
+    attributes = {found.first, found.last} if found.kind == "inline" else {found.attribute}
+    calls = [v for v in found.flow.values if v.op == "module" and v.data in attributes]
+    if len({value.data for value in calls}) != len(calls):
+        return "one of its products is called twice"
+    own = {id(value.node.func) for value in calls if isinstance(value.node, ast.Call)}
+    line = borrower(index, info, attributes, own | set(assigned_nodes(info, attributes)))
+    if line:
+        return f"{line} uses a part of it"
+    held = attributes | {component.attribute for component in users_of(index, info.name)}
+    return _singled_out(index, attributes if found.kind == "inline" else set(), held)
+
+
+def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
+    """Who freezes the feed-forward, or treats the weights of one product alone and would miss the new one."""
+    for definition in index.definitions:
+        for node in ast.walk(definition.tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+                frozen = node.attr == "requires_grad_" and node.value.attr in held
+                if frozen or (node.attr in _WEIGHTS and node.value.attr in products):
+                    return f"line {definition.line(node)} treats its weights in a way of their own"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and products & {*node.value.split(".")}:
+                return f"line {definition.line(node)} addresses a part of it by name"
+    return ""
+
+
+# --- products written in forward --------------------------------------------------------------------------------
+
+
+def _inline(found: FeedForward, place: Place) -> Gateless | Refusal:
+    calls = linears(found.owner)
+    first, last = calls[found.first], calls[found.last]
+    if not (_plain(first) and _plain(last)):
+        return _unknown_widths(place, first)
+    if ast.dump(first.args[1]) != ast.dump(last.args[0]):
+        seen = f"hidden width is `{ast.unparse(first.args[1])}` here and `{ast.unparse(last.args[0])}` there"
+        return Refusal(place, "hidden-width", seen, "use one expression for both")
+    assert found.call is not None and found.activation is not None
+    if not _side_by_side(found) or not isinstance(found.call.statement, _SIMPLE):
+        seen = f"`{found.first}` and `{found.last}` are not built or not used in plain statements side by side"
+        return Refusal(place, "layout", seen, "assign both in one block of `__init__`")
+    if found.call.node is None or found.activation.node is None or _is_shared(found):
+        seen = f"the output of `{found.first}` is used twice"
+        return Refusal(place, "shared-activation", seen, "give each use its own product")
+    return Gateless(found, place, first, last)
+
+
+def _unknown_widths(place: Place, first: ast.Call) -> Refusal:
+    remedy = "write nn.Linear(in_features, out_features)"
+    return Refusal(place, "linear-arguments", f"`{ast.unparse(first)}` does not name both widths", remedy)
+
+
+def _side_by_side(found: FeedForward) -> bool:
+    """Whether one list of statements of `__init__` builds both products."""
+    both = [found.owner.attributes[name][0].statement for name in (found.first, found.last)]
+    bodies = [
+        body
+        for node in ast.walk(found.owner.methods["__init__"])
+        for body in (getattr(node, "body", []), getattr(node, "orelse", []))
+        if isinstance(body, list)
+    ]
+    return any(all(statement in body for statement in both) for body in bodies)
+
+
+def _is_shared(found: FeedForward) -> bool:
+    """Whether anything but the second product sees the hidden values."""
+    value = found.call
+    stored = [store.value for store in found.flow.stores if store.kind == "attribute"]
+    while value is not None and not (value.op == "module" and value.data == found.last):
+        if len(value.users) != 1 or any(value is one for one in (*stored, *(one for one, _ in found.flow.returns))):
+            return True
+        value = value.users[0]
+    return False
+
+
+def _plain(call: ast.Call) -> bool:
+    """nn.Linear(a, b) with nothing else but constants such as bias=False."""
+    return len(call.args) == 2 and all(k.arg == "bias" and isinstance(k.value, ast.Constant) for k in call.keywords)
+
+
+# --- nn.Sequential ------------------------------------------------------------------------------------------------
+
+
+def _sequential(index: FileIndex, found: FeedForward, place: Place) -> Gateless | Refusal:
+    value = found.owner.attribute(found.attribute)
+    assert isinstance(value, ast.Call)
+    first, last = (arg for arg in value.args if is_call_of(index, arg, "torch.nn.Linear") and isinstance(arg, ast.Call))
+    if not (_plain(first) and _plain(last)):
+        return _unknown_widths(place, first)
+    same = ast.dump(first.args[1]) == ast.dump(last.args[0]) and ast.dump(first.args[0]) == ast.dump(last.args[1])
+    bias = [[ast.dump(k.value) for k in call.keywords] for call in (first, last)]
+    if not same or bias[0] != bias[1]:
+        seen = "the two products do not mirror each other"
+        return Refusal(place, "hidden-width", seen, "use the same widths in both")
+    return Gateless(found, place, first, last)
+
+
+def is_call_of(index: FileIndex, node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Call) and index.resolve(node.func) == name
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"

@@ -1,0 +1,46 @@
+"""What a run prints, and where: the report on standard output, errors on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from migrator.errors import MigrateError
+from migrator.report.result import DRY_RUN, PROVED, FileResult, RunResult
+from migrator.run.options import Options
+
+
+def show(run: RunResult, options: Options) -> None:
+    for error in run.errors:
+        click.echo(str(error), err=True)
+    for file in run.files:
+        if file.verification is not None and file.verification.status != PROVED:
+            click.echo(str(_unproved(file)), err=True)
+    if options.format == "json":
+        from migrator.report.json import render as render_json
+
+        click.echo(render_json(run))
+        return
+    if options.mode == DRY_RUN:
+        for file in run.files:
+            sys.stdout.buffer.write(file.diff)
+        sys.stdout.buffer.flush()
+    if not run.errors:
+        from migrator.report.page import width_of
+        from migrator.report.text import render
+
+        stream = sys.stderr if options.mode == DRY_RUN else sys.stdout
+        render(run, width_of(stream)).print(stream)
+
+
+def _unproved(file: FileResult) -> MigrateError:
+    """The one line for a proof that was not given."""
+    assert file.verification is not None
+    if file.verification.status == "failed":
+        first = next((check for check in file.verification.checks if not check.passed), None)
+        cause = "the proof failed" if first is None else f"{first.symbol}: {first.name}: {first.message}"
+        return MigrateError("proof-failed", cause, "nothing was written", path=file.path, exit_code=4)
+    cause = file.verification.notes[0] if file.verification.notes else "the proof could not be made"
+    remedy = "nothing was written; describe how to build it in [tool.migrate.probe], or use --no-verify"
+    return MigrateError("not-verified", cause, remedy, path=file.path, exit_code=4)
