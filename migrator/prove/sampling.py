@@ -22,6 +22,9 @@ _BATCH = re.compile(r"n_?samples|num_samples|batch|n_seqs?$|num_seqs?|num_return
 _LENGTH = re.compile(r"len|steps|tokens|^max_|^num_|^n_|chars|words|size$|^t$|^l$")
 _TOKENS = re.compile(r"token|^ids?$|_ids?$|idx|indices|^src|input|^seq|prompt|context|start|prefix|^x$|primer")
 _TUNING = ((re.compile(r"top_?k"), 3), (re.compile(r"top_?p|nucleus"), 0.9), (re.compile(r"temp"), 0.7))
+_COUNTS = re.compile(r"(size|len|length|steps|window)$")
+_WINDOWS = re.compile(r"context_(size|len)|ctx|window|block_size|max_seq")
+_ROOMY, _NARROW = 64, 5  # windows that the tokens fit, and that they outgrow
 _MODULES = ("nn.Module", "torch.nn.Module", "Module")
 _TRIES = 64
 
@@ -116,6 +119,9 @@ class Function:
 
     def variations(self) -> Iterator[dict[str, Any]]:
         """Other values for what has a default: switches turned, and numbers that tune the drawing."""
+        for slot in self.slots:
+            if slot.required and slot.options[:1] == ({"value": _ROOMY},):
+                yield {slot.name: _NARROW}
         optional = [slot for slot in self.slots if not slot.required and slot.options and "value" in slot.options[0]]
         values = {slot.name: slot.options[0]["value"] for slot in optional}
         tuned = {name: value for name, value in values.items() if type(value) is not bool}
@@ -154,11 +160,14 @@ def _required(name: str, note: str, cases: Sequence[Case]) -> list[Spec]:
         return [{"value": False}, {"value": True}]
     if note == "float" or _TUNING[2][0].search(lower):
         return [{"value": 0.8}]
+    if _WINDOWS.search(lower) and "Tensor" not in note:
+        return [{"value": _ROOMY}, {"length": 1}]
     tokens: list[Spec] = [{"tokens": ["B", "P"]}, {"tokens": ["P"]}]
     counts: list[Spec] = [{"length": 1}, {"batch": 1}]
     if note == "int" or (_BATCH.search(lower) and "Tensor" not in note):
         return counts[::-1] if _BATCH.search(lower) else counts
-    if note.endswith("Tensor") or (_TOKENS.search(lower) and not lower.startswith(("max", "num", "n_"))):
+    counted = lower.startswith(("max", "num", "n_")) or _COUNTS.search(lower)  # context_size is no context
+    if note.endswith("Tensor") or (_TOKENS.search(lower) and not counted):
         return tokens
     return [*counts, *tokens] if _LENGTH.search(lower) else [*tokens, *counts]
 
