@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -66,26 +67,26 @@ def put(tree: Any, path: tuple[Any, ...], content: Any) -> Any:
 
 
 class Names:
-    """Names of tensors without what `DataParallel` ("module.") and `torch.compile` ("_orig_mod.") put into them.
+    """Names of tensors without what wrappers put before them: `DataParallel` "module.", Lightning "model.", and so on.
 
-    `known` are names of the model itself, all of which may begin with "module." too.
+    `torch.compile` puts its "_orig_mod." anywhere. `known` are names of the model itself, which say where it begins.
     """
 
-    def __init__(self, content: Mapping[Any, Any], known: Iterable[str] = ()) -> None:
+    def __init__(self, content: Mapping[Any, Any], known: Collection[str] = ()) -> None:
         keys = [key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)]
         self._wrapped = {"": ""}  # plain path of a module -> how the names of what is in it begin
         self.old: dict[str, str] = {}  # plain name -> key
-        parallel = max(_parallel(keys) - _parallel(known), 0)
+        outside = _outside(keys, known)
         for key in keys:
-            self.old.setdefault(self._add(key, parallel), key)
+            self.old.setdefault(self._add(key, outside), key)
         self.unambiguous = len(self.old) == len(keys)
 
-    def _add(self, key: str, parallel: int) -> str:
+    def _add(self, key: str, outside: int) -> str:
         plain: list[str] = []
         start = ""
         for word in key.split("."):
-            if word == _COMPILED or parallel:
-                parallel -= word != _COMPILED
+            if word == _COMPILED or outside:
+                outside -= word != _COMPILED
                 start += f"{word}."
                 self._wrapped[".".join(plain)] = start
             else:
@@ -104,10 +105,13 @@ class Names:
         return name
 
 
-def _parallel(names: Iterable[str]) -> int:
-    """With how many times "module." all names begin."""
-    bare = [[word for word in name.split(".") if word != _COMPILED] for name in names]
-    count = 0
-    while bare and all(len(words) > count + 1 and words[count] == _PARALLEL for words in bare):
-        count += 1
-    return count
+def _outside(keys: Iterable[str], known: Collection[str]) -> int:
+    """How many words all names begin with that are none of the model's own."""
+    bare = [[word for word in key.split(".") if word != _COMPILED] for key in keys]
+    shared = 0
+    while bare and all(len(words) > shared + 1 and words[shared] == bare[0][shared] for words in bare):
+        shared += 1
+    for count in range(shared + 1):
+        if any(".".join(words[count:]) in known for words in bare):
+            return count
+    return len(list(takewhile(lambda word: word == _PARALLEL, bare[0][:shared]))) if bare else 0

@@ -38,6 +38,7 @@ def test_new_names_are_wrapped_like_the_old_ones(old: list[str], new: str, spelt
 def test_a_model_may_itself_have_a_module() -> None:
     assert list(Names({"module.a": ONE}, ["module.a", "module.b"]).old) == ["module.a"]
     assert list(Names({"module.module.a": ONE}, ["module.a"]).old) == ["module.a"]
+    assert list(Names({"model.net.a": ONE, "model.net.b": ONE}, ["a", "c"]).old) == ["a", "b"]
     assert not Names({"a._orig_mod.w": ONE, "a.w": ONE}).unambiguous
 
 
@@ -77,6 +78,18 @@ def test_nested(home: Path, convert: Run, texts: dict[str, str], path: tuple[str
     assert getattr(found, "_metadata", None)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "model.", "system.model."])
+def test_wrapped(home: Path, convert: Run, texts: dict[str, str], prefix: str) -> None:
+    state = {f"{prefix}{name}": value for name, value in noisy_state(texts).items()}
+    torch.save({"state_dict": state}, home / "old.pt")
+    run = convert("old.pt", "new.pt", "--model", "warm.py", "--legacy", "legacy.py")
+    assert run.returncode == 0, run.stderr
+    found = torch.load(home / "new.pt", weights_only=True)["state_dict"]
+    bare = {name.removeprefix(prefix): value for name, value in found.items()}
+    assert all(name.startswith(prefix) for name in found)
+    gpt(texts["warm"], "warm").load_state_dict(bare, strict=True)
+
+
 def test_averages_are_converted_too(home: Path, convert: Run, texts: dict[str, str]) -> None:
     state = noisy_state(texts)
     ema = {f"module.{name}": value * 0.5 for name, value in state.items()}
@@ -111,6 +124,17 @@ def test_what_is_shared_stays_shared_and_what_is_strided_strided(
     assert run.returncode == 0, run.stderr
     back = torch.load(home / "back.pt", weights_only=True)
     assert same({name: back[name] for name in state}, state)
+
+
+def test_words_in_a_safetensors_file_stay(home: Path, convert: Run, texts: dict[str, str]) -> None:
+    from safetensors import safe_open
+
+    from migrator.checkpoint.storing import Stored, write
+
+    write(Stored(noisy_state(texts), {"author": "somebody"}), home / "old.safetensors", safetensors=True)
+    assert convert("old.safetensors", "new.safetensors", "--model", "exact.py").returncode == 0
+    with safe_open(home / "new.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "author": "somebody"}
 
 
 def test_a_tied_name_may_be_missing(home: Path, convert: Run, texts: dict[str, str]) -> None:
