@@ -31,7 +31,7 @@ from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.mutation import changed_in_place
 from migrator.recognise.recomputing import RECOMPUTE_REFUSALS, obstacle
-from migrator.recognise.spelling import call, runtime_name
+from migrator.recognise.spelling import call, free_local, runtime_name
 from migrator.recognise.syntax import first_parameter
 from migrator.recognise.trunks import Run, Trunk, trunks
 from migrator.recognise.values import roots
@@ -179,7 +179,7 @@ def _check(index: FileIndex, trunk: Trunk) -> None:
     taken = [f"{info.name} has a `{name}`" for info in kin for name in _SWITCHES if _has(info, name)]
     if taken and not trunk.owner.derives_from(_BASE):
         raise _Obstacle("conflict", f"{taken[0]} of its own")
-    if trunk.kind == "sequential" and _hooks(index):
+    if any(run.whole for run in trunk.runs) and _hooks(index):
         raise _Obstacle("hooks", f"{_hooks(index)} hangs a hook, perhaps on `{trunk.path}`")
     for name in dict.fromkeys(member.name for member in trunk.members):
         found = obstacle(index, name)
@@ -284,15 +284,14 @@ def _whole(index: FileIndex, trunk: Trunk, run: Run) -> _Rewriting:
     statement, own = run.statement, first_parameter(run.method)
     if len(run.call.args) != 1 or run.call.keywords or isinstance(run.call.args[0], ast.Starred):
         raise _Obstacle("layout", f"`{_first_line(run.call)}` takes more than what goes into the first block")
-    if not isinstance(statement, ast.Assign | ast.Return | ast.AnnAssign | ast.Expr) or _comes_late(
-        statement, run.call
-    ):
+    simple = isinstance(statement, ast.Assign | ast.Return | ast.AnnAssign | ast.Expr)
+    if not simple or _comes_late(statement, run.call):
         raise _Obstacle("layout", f"the blocks are run in the middle of `{_first_line(statement)}`")
-    used = {node.id for node in ast.walk(run.method) if isinstance(node, ast.Name)}
-    used |= {*index.imports, *index.classes, *index.functions, *index.constants}
-    variable = next(name for name in ("block", "layer", "module", "block_") if name not in used)
+    variable = free_local(index, run.method, "block", "layer", "each_block")
     over, entry = f"{own}.{trunk.path}", trunk.owner.definition.source(run.call.args[0])
-    name = _carrier(statement, run.call, used)
+    name = _carried(statement, run.call)
+    if not name or name in index.shadowed or name in index.imports:
+        name = free_local(index, run.method, "x", "h", "hidden")
     checkpointed = f"{own}.checkpointed({variable}, {name})"
     before = "" if entry == name else f"{name} = {entry}"
     if isinstance(statement, ast.Assign) and statement.value is run.call and ast.unparse(statement.targets[0]) == name:
@@ -301,21 +300,16 @@ def _whole(index: FileIndex, trunk: Trunk, run: Run) -> _Rewriting:
     return _Rewriting(run, name, None, f"{before}\n{loop}" if before else loop)
 
 
-def _carrier(statement: ast.stmt, node: ast.Call, used: set[str]) -> str:
+def _carried(statement: ast.stmt, node: ast.Call) -> str:
     """The name that goes through the loop: the one that is assigned or handed in, if nothing else reads it here."""
     inside = {id(inner) for inner in ast.walk(node)}
-    elsewhere = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and id(n) not in inside}
-    wishes = []
+    others = [inner for inner in ast.walk(statement) if isinstance(inner, ast.Name) and id(inner) not in inside]
+    name = ""
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-        target = statement.targets[0].id
-        read = [
-            n for n in ast.walk(statement.value) if isinstance(n, ast.Name) and n.id == target and id(n) not in inside
-        ]
-        wishes = [] if read else [target]
+        name = statement.targets[0].id
     elif isinstance(statement, ast.Return) and isinstance(node.args[0], ast.Name):
-        wishes = [node.args[0].id] if node.args[0].id not in elsewhere else []
-    free = [name for name in ("x", "h", "hidden") if name not in used]
-    return next(iter([*wishes, *free]), "hidden_")
+        name = node.args[0].id
+    return "" if any(one.id == name and isinstance(one.ctx, ast.Load) for one in others) else name
 
 
 def _comes_late(statement: ast.stmt, node: ast.Call) -> bool:

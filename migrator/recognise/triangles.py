@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from migrator.recognise.anatomy import Attention, Stop, text_of
 from migrator.recognise.buffers import kept_tensors, writer
-from migrator.recognise.index import FileIndex
+from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.lengths import is_length
 from migrator.recognise.masks import constant, hides_future, is_boolean, is_numeric_attribute, is_triangle_of_infinities
+from migrator.recognise.origins import origins
 from migrator.recognise.shapes import arange_length
-from migrator.recognise.values import Value, strip
+from migrator.recognise.values import Flow, Value, strip
 
 _COMPARISONS = ("lt", "gt", "le", "ge", "eq", "ne")
 _PASSING = frozenset({"getitem", "unsqueeze", "view", "reshape", "expand", "to", "not", "float", "repeat"})
@@ -214,20 +215,45 @@ class _Reader:
                 raise Stop("shape", f"`{text_of(value)}` holds a triangle, but is not the causal one", value.node)
             if part.op in _COMPARISONS and all(_counts(arg) for arg in part.args):
                 raise Stop("window", f"`{text_of(value)}` compares places, but not as the causal mask does", value.node)
-            if part.op == "attr" and not self.is_harmless(part):
+            if part.op == "attr" and not _is_harmless(self.owner, part):
                 self.reading.doubt = Stop("buffer", f"it cannot be told what `self.{part.data}` hides", value.node)
         given = _handed_in(value)
-        if given:
+        if given and not self.comes_from_data(self.found.flow, given):
             seen = f"`{given}` is handed in; it may hide the future, or something else"
             self.reading.doubt = Stop("handed-in", seen, value.node)
 
-    def is_harmless(self, value: Value) -> bool:
-        """A number, or something that is learned."""
-        if self.owner is None:
+    def comes_from_data(self, flow: Flow, name: str, depth: int = 6) -> bool:
+        """Whether all that the file hands in for a parameter is computed from data, with no triangle in it."""
+        if flow.owner is None or not depth:
             return False
-        made = self.owner.attribute(value.data.partition(".")[0])
-        learned = isinstance(made, ast.Call) and (self.index.resolve(made.func) or "").startswith("torch.nn.")
-        return learned or is_numeric_attribute(self.owner, value.data)
+        if _are_tokens(flow, flow.owner, name):
+            return True
+        given = origins(self.index, flow.owner, name) if flow.function.name == "forward" else None
+        return bool(given) and all(self.is_data(where, value, depth - 1) for where, value in given or [])
+
+    def is_data(self, flow: Flow, value: Value, depth: int) -> bool:
+        parts = _closure(value)
+        counted = any(part.op in ("tril", "triu", "arange", "call", "opaque", "self_call") for part in parts)
+        kept = any(part.op == "attr" and not _is_harmless(flow.owner, part) for part in parts)
+        given = _handed_in(value)
+        return not counted and not kept and (not given or self.comes_from_data(flow, given, depth))
+
+
+def _are_tokens(flow: Flow, owner: ClassInfo, name: str) -> bool:
+    """Whether a parameter is what an nn.Embedding looks up."""
+    given = flow.parameter(name)
+    looked_up = [owner.attribute(user.data) for user in given.users if user.op == "module"] if given is not None else []
+    calls = [made for made in looked_up if isinstance(made, ast.Call)]
+    return any(owner.index.resolve(made.func) == "torch.nn.Embedding" for made in calls)
+
+
+def _is_harmless(owner: ClassInfo | None, value: Value) -> bool:
+    """A number, or something that is learned."""
+    if owner is None:
+        return False
+    made = owner.attribute(value.data.partition(".")[0])
+    learned = isinstance(made, ast.Call) and (owner.index.resolve(made.func) or "").startswith("torch.nn.")
+    return learned or is_numeric_attribute(owner, value.data)
 
 
 def _unviewed(value: Value) -> Value:
