@@ -46,7 +46,10 @@ def assert_same(one: nn.Module, other: nn.Module, *inputs: Tensor) -> None:
     new_outputs, new_grads = run(other, *inputs)
     assert max(relative(b, a) for a, b in zip(outputs, new_outputs, strict=True)) <= 1e-10
     assert grads.keys() == new_grads.keys()
-    assert max(relative(new_grads[name], grad) for name, grad in grads.items()) <= 1e-10
+    # With one key the scores have no gradient at all, but for rounding: that is small next to the others.
+    floor = 1e-4 * max(float(grad.abs().max()) for grad in grads.values())
+    for name, grad in grads.items():
+        assert float((new_grads[name] - grad).abs().max()) <= 1e-10 * max(float(grad.abs().max()), floor), name
 
 
 @pytest.mark.parametrize("causal", [False, True])
