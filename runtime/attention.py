@@ -63,8 +63,6 @@ def attention(
     Reference: Vaswani et al. 2017, arXiv 1706.03762; Dao et al. 2022, "FlashAttention", arXiv 2205.14135.
     """
     _check(q, k, mask, bias, fill)
-    if k.size(-2) != v.size(-2):
-        raise ValueError(f"one value per key is needed, got k {tuple(k.shape)} and v {tuple(v.shape)}")
     value_dim, scale = v.size(-1), q.size(-1) ** -0.5 if scale is None else scale
     q, k, v = _of_one_width(q, k, v)
     if past_kv is not None:  # all that can be refused has been
@@ -124,6 +122,8 @@ def _check(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, fill:
 
 def _of_one_width(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The kernels want one width. Columns of zeros change no score, and their part of the output is cut off."""
+    if k.size(-2) != v.size(-2):
+        raise ValueError(f"one value per key is needed, got k {tuple(k.shape)} and v {tuple(v.shape)}")
     head_dim, value_dim = q.size(-1), v.size(-1)
     if head_dim < value_dim:
         return F.pad(q, (0, value_dim - head_dim)), F.pad(k, (0, value_dim - head_dim)), v
