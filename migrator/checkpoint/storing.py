@@ -55,8 +55,7 @@ def _check_archive(path: Path) -> None:
     if any(entry.filename.endswith("constants.pkl") for entry in entries):
         remedy = "save the state_dict() of the model that it was made from"
         raise MigrateError("torchscript", "this is a TorchScript archive, which is code", remedy, path=path)
-    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
         cause = "its entries claim to be larger than the file; torch.save does not compress"
         raise MigrateError("damaged", cause, "save the checkpoint anew", path=path)
 

@@ -147,6 +147,11 @@ def test_checkpoints_that_are_refused(
     assert set(home.iterdir()) == before
 
 
+def test_a_bomb_is_not_even_unpacked(home: Path, convert: Run, texts: dict[str, str]) -> None:
+    bomb(home, good(home, texts))
+    assert "its entries claim to be larger than the file" in convert("old.pt", "new.pt", "--model", "exact.py").stderr
+
+
 def header(**tensors: object) -> bytes:
     text = json.dumps(tensors).encode()
     return struct.pack("<Q", len(text)) + text

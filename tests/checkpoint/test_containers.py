@@ -119,6 +119,9 @@ def test_what_is_shared_stays_shared_and_what_is_strided_strided(
     assert found["head.weight"].data_ptr() == found["wte.weight"].data_ptr()
     assert found["blocks.0.attn.query.weight"].stride() == state["blocks.0.attn.query.weight"].stride() == (1, 24)
     assert {str(value.dtype) for name, value in found.items() if "mask" not in name} == {"torch.float16"}
+    assert convert("old.pt", "cold.pt", "--model", "neutral.py", "--legacy", "legacy.py").returncode == 0
+    cold = torch.load(home / "cold.pt", weights_only=True)  # with initial values
+    assert {str(value.dtype) for name, value in cold.items() if "mask" not in name} == {"torch.float16"}
     assert convert("old.pt", "new.safetensors", "--model", "exact.py").returncode == 0
     run = convert("new.safetensors", "back.pt", "--reverse", "--legacy", "legacy.py")
     assert run.returncode == 0, run.stderr
