@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -176,3 +177,12 @@ def test_a_wrong_exact_stage_after_changes_of_the_architecture_is_rejected(prove
     wrong = changed(cached.DEEP_CACHED, ("causal=self.causal", "causal=False"))
     failed = [check for check in prover.prove(cached.whole(PATH, wrong), timeout=100).checks if not check.passed]
     assert (failed[0].stage, failed[0].symbol, failed[0].name) == ("kv_cache", "Decoder", "parity float64")
+
+
+def test_a_cache_for_a_bidirectional_stack_is_rejected(prover: Prover) -> None:
+    both = ("Block(n_embd, n_head, dropout)", "Block(n_embd, n_head, dropout, causal=False)")
+    gpt = stage("gpt")
+    bidirectional = replace(gpt, before=changed(gpt.before, both), after=changed(gpt.after, both))
+    verification = prover.prove(one_stage(bidirectional, PATH), timeout=100)
+    failed = [check for check in verification.checks if not check.passed]
+    assert (failed[0].symbol, failed[0].name) == ("GPT.forward", "cached decoding"), failed
