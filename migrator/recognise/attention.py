@@ -19,6 +19,11 @@ from migrator.recognise.weights import follow, seen_on_the_way, stranger
 
 _SCRIPTING = {f"torch.jit.{name}" for name in ("script", "script_method", "ScriptModule", "script_if_tracing")}
 
+_OF_TORCH = (
+    *(f"torch.nn.{name}" for name in ("MultiheadAttention", "Transformer")),
+    *(f"torch.nn.Transformer{part}{kind}" for part in ("Encoder", "Decoder") for kind in ("", "Layer")),
+)
+
 
 def attentions(index: FileIndex) -> list[Attention | Obstacle]:
     """Everything in the file that is attention or looks like it, in order of the source."""
@@ -31,6 +36,19 @@ def attentions(index: FileIndex) -> list[Attention | Obstacle]:
         index.memo["attentions"] = found
     result: list[Attention | Obstacle] = index.memo["attentions"]
     return result
+
+
+def torch_modules(index: FileIndex) -> list[tuple[Definition, ast.Call, str]]:
+    """Where the file builds attention that torch itself provides, each kind once for each definition."""
+    found: dict[tuple[str, str], tuple[Definition, ast.Call, str]] = {}
+    for definition in index.definitions:
+        if not any(name.rpartition(".")[2] in definition.text for name in _OF_TORCH):
+            continue
+        for node in ast.walk(definition.tree):
+            name = (index.resolve(node.func) or "") if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and name in _OF_TORCH:
+                found.setdefault((definition.name, name), (definition, node, name.removeprefix("torch.")))
+    return list(found.values())
 
 
 def attention_classes(index: FileIndex) -> dict[str, list[Attention]]:

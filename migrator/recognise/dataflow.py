@@ -182,6 +182,13 @@ class _Interpreter(Expressions):
     def do_FunctionDef(self, statement: ast.FunctionDef) -> None:
         self.names[statement.name] = self.new("function", *self.inside(statement), data=statement)
 
+    def do_Delete(self, statement: ast.Delete) -> None:
+        for target in statement.targets:
+            if isinstance(target, ast.Name):
+                self.names[target.id] = self.new("undefined")
+            else:
+                self.forget([statement])
+
     def do_Import(self, statement: ast.Import | ast.ImportFrom) -> None:
         for name, dotted in imported_names(statement):
             if self.index.imports.get(name) != dotted:

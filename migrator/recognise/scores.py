@@ -6,8 +6,16 @@ import math
 
 from migrator.recognise.anatomy import LOWEST, Attention, Mask, Stop, text_of
 from migrator.recognise.index import ClassInfo
-from migrator.recognise.masks import constant, hides_future, is_boolean, is_number, is_triangle_of_infinities
-from migrator.recognise.shapes import Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
+from migrator.recognise.masks import (
+    constant,
+    hides_future,
+    is_boolean,
+    is_lower_right,
+    is_number,
+    is_triangle_of_infinities,
+)
+from migrator.recognise.mixtures import Mixed, is_zero_one, mixed_with_a_number
+from migrator.recognise.shapes import REST, Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
 from migrator.recognise.values import Flow, Value, strip
 from migrator.recognise.weights import Weights, check
 
@@ -63,7 +71,7 @@ def find_product(value: Value, depth: int = 12) -> Value | None:
     if value.op == "baddbmm" and len(value.args) == 3:
         return value
     if value.op in _LEADING:
-        for operand in value.args[1:] if value.op == "phi" else value.args:
+        for operand in value.args[1:] if value.op == "phi" else value.args[: 1 if value.op == "getitem" else None]:
             found = find_product(operand, depth - 1)
             if found is not None:
                 return found
@@ -97,6 +105,7 @@ class _Reader:
         self.masks: list[Mask] = []
         self.scale: Value | None = None
         self.scale_op = "none"
+        self.scale_condition: Value | None = None
         self.passed: list[Value] = [product, *way.links]
 
     @property
@@ -125,10 +134,12 @@ class _Reader:
             transposed,
             self.scale,
             self.scale_op,
+            self.scale_condition,
             self.masks[::-1],
             self.way.dropout,
             self.way.condition,
-            self.product.args[1],
+            None if einsum_of(self.product) is not None else self.product.args[1],
+            self.passed,
             {**moves, **more},
         )
 
@@ -197,7 +208,26 @@ class _Reader:
                 return other
         raise Stop("mask", f"mask not understood: `{text_of(value)}`", value.node)
 
+    def step_sub(self, value: Value, condition: Value | None) -> Value:
+        mixed = mixed_with_a_number(value, self.leads)
+        if mixed is None:
+            raise Stop("scores", f"between scores and softmax stands `{text_of(value)}`", value.node)
+        self.add_mixed(mixed, condition, value)
+        return mixed.scores
+
+    def add_mixed(self, mixed: Mixed, condition: Value | None, at: Value) -> None:
+        """`scores * mask - 1e9 * (1 - mask)`, which hides where the mask of zeros and ones is 0."""
+        if not is_zero_one(mixed.mask, self.owner):
+            raise Stop("mask", f"`{text_of(mixed.mask)}` is not known to be of zeros and ones", at.node)
+        self.passed.append(mixed.product)
+        self.add_mask("keep", mixed.mask, mixed.fill, condition, at)
+        self.masks[-1].numeric = True
+
     def step_add(self, value: Value, condition: Value | None) -> Value:
+        mixed = mixed_with_a_number(value, self.leads)
+        if mixed is not None:
+            self.add_mixed(mixed, condition, value)
+            return mixed.scores
         inner, bias = value.args if self.leads(value.args[0]) else value.args[::-1]
         if self.scale_op != "none":
             raise Stop("mask", f"`{text_of(bias)}` is added before the scores are scaled", value.node)
@@ -234,14 +264,14 @@ class _Reader:
         return other
 
     def set_scale(self, op: str, factor: Value, condition: Value | None, at: Value) -> None:
-        if self.scale_op != "none" or condition is not None:
+        if self.scale_op != "none":
             raise Stop("scale", f"the scores are scaled in more than one place: `{text_of(at)}`", at.node)
         if not is_number(factor, self.owner):
             raise Stop("scale", f"the scale `{text_of(factor)}` is not a plain number", at.node)
-        self.scale_op, self.scale = op, factor
+        self.scale_op, self.scale, self.scale_condition = op, factor, condition
 
     def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
-        number = LOWEST if self.is_lowest(fill) else constant(fill)
+        number = LOWEST if self.is_lowest(fill) else constant(fill, self.owner)
         if number is None or number > -1e4:
             why = "is not known to be low enough" if number is None else "is not low enough"
             raise Stop("mask-fill", f"hidden scores become `{text_of(fill)}`, which {why} to hide them", at.node)
@@ -249,7 +279,7 @@ class _Reader:
             raise Stop("mask", "the scores are masked before they are scaled", at.node)
         hides = hides_future(test)
         if hides is not None and hides == (kind == "hide"):
-            self.masks.append(Mask("causal", None, number, condition))
+            self.masks.append(Mask("causal", test if is_lower_right(test) else None, number, condition))
         else:
             self.masks.append(Mask(kind, test, number, condition))
 
@@ -312,7 +342,7 @@ class _Reader:
 
     def settle_scale(self, sizes: set[Symbol]) -> None:
         """Recognise 1/sqrt(head_dim), which needs not be said."""
-        if self.scale is None:
+        if self.scale is None or self.scale_condition is not None:
             return
         root = strip(self.scale)
         if self.scale_op == "div":
@@ -345,6 +375,8 @@ def _order(have: str, want: str) -> tuple[int, ...]:
     """The permutation that brings axes from `have` to `want`; empty if there is nothing to move."""
     if sorted(have) != sorted(want):
         raise Stop("scores", f"an operand has the axes `{have}`, where `{want}` are needed")
+    if REST in have and have != want:
+        raise Stop("scores", "axes would have to be moved of a tensor whose number of axes is not known")
     order = tuple(have.index(letter) for letter in want)
     return () if order == tuple(range(len(order))) else order
 
