@@ -150,11 +150,12 @@ class Expressions:
             return base.args[position]
         if base.op == "shape" or (base.op == "size" and len(base.args) == 1 and not base.keywords):
             return self.new("size", base.args[0], self.expression(index), node=node)
-        for item in index.elts if isinstance(index, ast.Tuple) else [index]:
-            for bound in (item.lower, item.upper) if isinstance(item, ast.Slice) else ():
-                if bound is not None:
-                    self.flow.bounds[bound] = self.expression(bound)
-        return self.new("getitem", base, *self.inside(index), node=node, data=index)
+        return self.new("getitem", base, *self.parts(ast.Expr(index)), node=node, data=index)
+
+    def see_Slice(self, node: ast.Slice) -> Value:
+        bounds = {bound: self.expression(bound) for bound in (node.lower, node.upper, node.step) if bound is not None}
+        self.flow.bounds.update(bounds)
+        return self.new("slice", *bounds.values(), node=node)
 
     def see_Call(self, node: ast.Call) -> Value:
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
