@@ -110,7 +110,11 @@ class Expressions:
         return None
 
     def see_Tuple(self, node: ast.Tuple | ast.List) -> Value:
-        if any(isinstance(element, ast.Starred) for element in node.elts):
+        stars = [place for place, element in enumerate(node.elts) if isinstance(element, ast.Starred)]
+        if len(stars) == 1:
+            inner = (e.value if isinstance(e, ast.Starred) else e for e in node.elts)
+            return self.new("spread", *(self.expression(element) for element in inner), node=node, data=stars[0])
+        if stars:
             return self.opaque(node)
         return self.new("tuple", *(self.expression(element) for element in node.elts), node=node)
 

@@ -155,7 +155,9 @@ class _Reader:
     def check_masks(self) -> None:
         """Rows in which all keys are hidden must come out the same, so different ways of hiding must not meet."""
         fills = {mask.fill for mask in self.masks if mask.kind != "bias"}
-        biased = any(mask.kind == "bias" for mask in self.masks)
+        inner = self.masks[-1] if self.masks else None  # the first one that is applied
+        harmless = inner is not None and inner.kind == "bias" and inner.value is not None and _is_product(inner.value)
+        biased = any(mask.kind == "bias" for mask in (self.masks[:-1] if harmless else self.masks))
         if len(fills) > 1:
             raise Stop("mask-fill", f"two masks hide scores with different numbers: {sorted(fills)}")
         if biased and fills - {-math.inf}:
@@ -351,6 +353,14 @@ class _Reader:
             known = {_power(root, -0.5), _inverse_root(root)}
         if (known - {None}) & sizes:
             self.scale_op = "default"
+
+
+def _is_product(value: Value) -> bool:
+    """Whether a value is a product of tensors, perhaps scaled: a term of the scores, and no mask."""
+    value = strip(value)
+    while value.op in ("mul", "div", "neg"):
+        value = strip(value.args[0])
+    return value.op in ("einsum", "matmul", "bmm")
 
 
 def _size(value: Value) -> Value:
