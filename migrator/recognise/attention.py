@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from migrator.recognise.anatomy import Attention, Obstacle, Stop
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Definition, FileIndex
-from migrator.recognise.scores import find_product, read
+from migrator.recognise.products import find_product
+from migrator.recognise.scores import read
 from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Flow, Value
 from migrator.recognise.weights import follow, seen_on_the_way, stranger

@@ -119,6 +119,7 @@ METHODS = {name: name for name in _SHARED} | {
     "bool": "to",
     "int": "to",
     "type": "to",
+    "t": "t",
 }
 
 FUNCTIONS = {f"torch.{name}": name for name in _SHARED} | {f"torch.nn.functional.{name}": name for name in _SHARED}
@@ -134,6 +135,7 @@ FUNCTIONS |= {
     "torch.relu_": "relu",
     "torch.nn.functional.swish": "silu",
     "torch.swapdims": "transpose",
+    "torch.t": "t",
     "einops.einsum": "einops.einsum",
     "math.sqrt": "sqrt",
     "math.sin": "sin",

@@ -15,85 +15,12 @@ from migrator.recognise.masks import (
     is_triangle_of_infinities,
 )
 from migrator.recognise.mixtures import Mixed, is_zero_one, mixed_with_a_number
+from migrator.recognise.products import find_product, is_product, made_of, reaches
 from migrator.recognise.shapes import REST, Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
 from migrator.recognise.values import Flow, Value, strip
 from migrator.recognise.weights import Weights, check
 
 _Moves = dict[str, tuple[int, ...]]
-# Operations that scores may go through on their way from the product, understood or not.
-_LEADING = frozenset(
-    {
-        "add",
-        "baddbmm",
-        "call",
-        "call_local",
-        "clamp",
-        "contiguous",
-        "div",
-        "float",
-        "getitem",
-        "loop",
-        "looped",
-        "masked_fill",
-        "method",
-        "module",
-        "mul",
-        "neg",
-        "opaque",
-        "permute",
-        "phi",
-        "reshape",
-        "self_call",
-        "setitem",
-        "sigmoid",
-        "softmax",
-        "sub",
-        "tanh",
-        "to",
-        "transpose",
-        "type_as",
-        "view",
-        "where",
-    }
-)
-
-
-def find_product(value: Value, depth: int = 12) -> Value | None:
-    """The product of two computed values that the scores come from, if they do."""
-    value = strip(value)
-    if depth == 0:
-        return None
-    if value.op in ("matmul", "bmm") and len(value.args) == 2 and not any(_is_weight(arg) for arg in value.args):
-        return value
-    letters = einsum_of(value)
-    if letters is not None:
-        return _product_of_einsum(value, letters[1], depth)
-    if value.op == "baddbmm" and len(value.args) == 3:
-        return value
-    if value.op in _LEADING:
-        for operand in value.args[1:] if value.op == "phi" else value.args[: 1 if value.op == "getitem" else None]:
-            found = find_product(operand, depth - 1)
-            if found is not None:
-                return found
-    return None
-
-
-def _product_of_einsum(value: Value, operands: tuple[Value, ...], depth: int) -> Value | None:
-    """The einsum itself, or the product that it mixes with a weight, as talking heads do."""
-    weights = [operand for operand in operands if _is_weight(operand)]
-    if len(operands) == 2 and not weights:
-        return value
-    inner = [strip(operand) for operand in operands if operand not in weights]
-    if len(inner) == len(weights) == 1 and inner[0].op in ("einsum", "matmul", "mul", "div"):
-        return find_product(inner[0], depth - 1)
-    return None
-
-
-def _is_weight(value: Value) -> bool:
-    """A parameter or a constant: a product with it is a projection, not a comparison of queries with keys."""
-    return strip(value).op in ("attr", "const", "global")
-
-
 def read(flow: Flow, product: Value, way: Weights) -> Attention:
     """The attention that leads from `product` through `way`. Raises Stop at what is not understood."""
     return _Reader(flow, product, way).read()
@@ -156,7 +83,7 @@ class _Reader:
         """Rows in which all keys are hidden must come out the same, so different ways of hiding must not meet."""
         fills = {mask.fill for mask in self.masks if mask.kind != "bias"}
         inner = self.masks[-1] if self.masks else None  # the first one that is applied
-        harmless = inner is not None and inner.kind == "bias" and inner.value is not None and _is_product(inner.value)
+        harmless = inner is not None and inner.kind == "bias" and inner.value is not None and is_product(inner.value)
         biased = any(mask.kind == "bias" for mask in (self.masks[:-1] if harmless else self.masks))
         if len(fills) > 1:
             raise Stop("mask-fill", f"two masks hide scores with different numbers: {sorted(fills)}")
@@ -231,6 +158,7 @@ class _Reader:
             self.add_mixed(mixed, condition, value)
             return mixed.scores
         inner, bias = value.args if self.leads(value.args[0]) else value.args[::-1]
+        self.check_apart(bias, value)
         if self.scale_op != "none":
             raise Stop("mask", f"`{text_of(bias)}` is added before the scores are scaled", value.node)
         if is_boolean(bias) or is_number(bias, self.owner):
@@ -257,9 +185,9 @@ class _Reader:
         test, one, other = value.args
         if condition is not None or not (self.leads(one) and self.leads(other)):
             raise Stop("scores", "the scores come from two different branches", value.node)
-        if _reaches(other, one):
+        if reaches(other, one):
             one, other, test = other, one, Value("not", (test,))
-        elif not _reaches(one, other):
+        elif not reaches(one, other):
             raise Stop("scores", "the scores come from two different branches", value.node)
         while one is not other:
             one = self.step(one, test)
@@ -279,11 +207,17 @@ class _Reader:
             raise Stop("mask-fill", f"hidden scores become `{text_of(fill)}`, which {why} to hide them", at.node)
         if self.scale_op != "none" and number != -math.inf:
             raise Stop("mask", "the scores are masked before they are scaled", at.node)
+        self.check_apart(test, at)
         hides = hides_future(test)
         if hides is not None and hides == (kind == "hide"):
             self.masks.append(Mask("causal", test if is_lower_right(test) else None, number, condition))
         else:
             self.masks.append(Mask(kind, test, number, condition))
+
+    def check_apart(self, term: Value, at: Value) -> None:
+        """Fused attention never has the scores, so that no mask can be made of them."""
+        if made_of(term, self.product):
+            raise Stop("mask", f"`{text_of(term)}` is made of the scores themselves", at.node)
 
     def is_lowest(self, fill: Value) -> bool:
         """`torch.finfo(scores.dtype).min`, or minus its max."""
@@ -355,14 +289,6 @@ class _Reader:
             self.scale_op = "default"
 
 
-def _is_product(value: Value) -> bool:
-    """Whether a value is a product of tensors, perhaps scaled: a term of the scores, and no mask."""
-    value = strip(value)
-    while value.op in ("mul", "div", "neg"):
-        value = strip(value.args[0])
-    return value.op in ("einsum", "matmul", "bmm")
-
-
 def _size(value: Value) -> Value:
     return value.args[0] if value.op in ("to", "float") and value.args else value
 
@@ -389,9 +315,3 @@ def _order(have: str, want: str) -> tuple[int, ...]:
         raise Stop("scores", "axes would have to be moved of a tensor whose number of axes is not known")
     order = tuple(have.index(letter) for letter in want)
     return () if order == tuple(range(len(order))) else order
-
-
-def _reaches(value: Value, target: Value, depth: int = 8) -> bool:
-    if value is target:
-        return True
-    return depth > 0 and any(_reaches(arg, target, depth - 1) for arg in value.operands())

@@ -160,6 +160,8 @@ def is_axis(value: Value | None, axis: int, of: Value) -> bool:
 
 def swaps_last_two(value: Value, dims: int | None = None) -> bool:
     """Whether the value is `tensor.transpose(-2, -1)` in any spelling; `dims` is its rank, if known from elsewhere."""
+    if value.op == "t":
+        return True
     if value.op == "permute" and _constants(value.args[1:]):
         order = [arg.data % (len(value.args) - 1) for arg in value.args[1:]]
         return order == [*range(len(order) - 2), len(order) - 1, len(order) - 2]
