@@ -83,6 +83,16 @@ def _is_weight(value: Value) -> bool:
     return value.op in ("attr", "const", "global")
 
 
+def made_by(value: Value, steps: set[str]) -> bool:
+    """Whether one of these operations stands between a value and the product it comes from."""
+    value = strip(value)
+    while value.op in _LEADING and value.args:
+        if value.op in steps:
+            return True
+        value = strip(value.args[1 if value.op == "phi" else 0])
+    return False
+
+
 def is_product(value: Value) -> bool:
     """Whether a value is a product of tensors, perhaps scaled: a term of the scores, and no mask."""
     value = strip(value)
