@@ -174,6 +174,9 @@ def _check(found: Attention, speaker: Speaker, dead: tuple[ast.stmt, ...]) -> No
     """What is evaluated no more, or elsewhere, must not make a difference."""
     if any(isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom) for node in ast.walk(found.node)):
         raise Unspeakable("the expression does more than compute a value")
+    for statement, names in found.flow.deleted.items():
+        if statement not in dead and set(names) & set(found.passed):
+            raise Unspeakable(f"`{ast.unparse(statement)}` deletes the scores together with something else")
     for value in speaker.moved:
         if not may_move(found.flow, value, speaker.statement, dead):
             raise Unspeakable(f"`{text_of(value)}` would have to be computed at another place")

@@ -185,6 +185,8 @@ class _Interpreter(Expressions):
     def do_Delete(self, statement: ast.Delete) -> None:
         for target in statement.targets:
             if isinstance(target, ast.Name):
+                held = self.expression(ast.copy_location(ast.Name(target.id, ast.Load()), target))
+                self.flow.deleted.setdefault(statement, []).append(held)
                 self.names[target.id] = self.new("undefined")
             else:
                 self.forget([statement])

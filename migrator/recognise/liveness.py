@@ -55,6 +55,8 @@ class _Sweep:
         if isinstance(statement, ast.If):
             inner = list(walk_statements([statement]))[1:]
             return all(s in self.dead or isinstance(s, ast.Pass) for s in inner) and any(s in self.dead for s in inner)
+        if isinstance(statement, ast.Delete):
+            return self.deletes_the_dead(statement)
         if statement in self.changes:
             return self.changes[statement] in self.served and not self.lives(self.changes[statement])
         if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
@@ -68,8 +70,19 @@ class _Sweep:
             return False
         return any(value in self.served for value in values) and not any(self.lives(value) for value in values)
 
-    def lives(self, value: Value, depth: int = 20) -> bool:
+    def deletes_the_dead(self, statement: ast.Delete) -> bool:
+        held = self.flow.deleted.get(statement, [])
+        if len(held) != len(statement.targets):
+            return False
+        others = {other: values for other, values in self.flow.deleted.items() if other is not statement}
+        return all(value in self.served and not self.lives(value, deleted=others) for value in held)
+
+    def lives(self, value: Value, depth: int = 20, deleted: dict[ast.stmt, list[Value]] | None = None) -> bool:
         if value in self.kept or value in self.fixed:
+            return True
+        # A name that is deleted has to be there.
+        deleted = self.flow.deleted if deleted is None else deleted
+        if any(value in values and statement not in self.dead for statement, values in deleted.items()):
             return True
         if depth == 0:
             return True

@@ -42,7 +42,7 @@ class Speaker:
             line = self.found.flow.definition.line(value.node or value.statement or self.statement)
             raise Unspeakable(f"a value of line {line} has no name where it is needed")
         named = self.found.flow.name_at(value, self.statement, self.given) is not None
-        self.kept += [value, *([] if named else self.found.flow.named_in(value, self.statement, self.given))]
+        self.kept += [value] if named else self.found.flow.named_in(value, self.statement, self.given)
         if value.statement is not self.statement and not named:
             self.moved.append(value)
         return ast.unparse(ast.parse(f"({text}\n)", mode="eval")) if "\n" in text else text

@@ -86,6 +86,7 @@ class Flow:
     assigned: dict[ast.stmt, list[Value]] = field(default_factory=dict)
     around: dict[ast.stmt, ast.stmt | None] = field(default_factory=dict)  # the innermost `with`
     bounds: dict[ast.expr, Value] = field(default_factory=dict)  # what the ends of slices stand for
+    deleted: dict[ast.stmt, list[Value]] = field(default_factory=dict)  # what `del name` names
     returned_early: bool = False
 
     def of(self, op: str) -> list[Value]:

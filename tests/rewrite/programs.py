@@ -32,7 +32,6 @@ _SCALES = [
     "scores = scores / math.sqrt(q.size(-1))",
     "scores /= k.shape[-1] ** 0.5",
     "scores.mul_(0.3)",
-    "scores = scores / self.temperature",
 ]
 _MASKS = [
     "",
@@ -45,8 +44,6 @@ _MASKS = [
     "seen = self.tril[:t, :t]\nscores = scores * seen - 1e9 * (1 - seen)",
     "scores = torch.where(self.tril[:t, :t] == 1, scores, float('-inf'))",
     "scores = scores + self.tril[:t, :t]",
-    "scores = scores.clamp(-3, 3)",
-    "scores = scores + 0.1 * scores.mean(-1, keepdim=True)",
 ]
 _SOFTMAXES = [
     "weights = torch.softmax(scores, dim=-1)",
@@ -54,22 +51,27 @@ _SOFTMAXES = [
     "weights = F.softmax(scores, dim=3)",
     "weights = nn.Softmax(dim=-1)(scores)",
     "weights = self.attend(scores)",
-    "weights = F.softmax(scores, dim=-2)",
 ]
 _DROPOUTS = [
     "",
     "weights = self.dropout(weights)",
     "weights = F.dropout(weights, 0.0, self.training)",
     "if self.training:\n    weights = F.dropout(weights, self.dropout.p)",
-    "weights = weights * 0.5",
 ]
 _SUMS = ["y = weights @ v", "y = torch.matmul(weights, v)", 'y = torch.einsum("bhij,bhjd->bhid", weights, v)']
 _MODERN = "y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)"
 _RETURNS = [
     "return self.out(y.transpose(1, 2).reshape(b, t, -1))",
     "y = y.transpose(1, 2).contiguous().view(b, t, -1)\nreturn self.out(y)",
-    "self.seen = weights\nreturn self.out(y.transpose(1, 2).reshape(b, t, -1))",
 ]
+# What keeps an attention from being rewritten, by the place where it stands.
+_SPOILERS = {
+    "scale": ["scores = scores / self.temperature"],
+    "mask": ["scores = scores.clamp(-3, 3)", "scores = scores + 0.1 * scores.mean(-1, keepdim=True)"],
+    "softmax": ["weights = F.softmax(scores, dim=-2)"],
+    "dropout": ["weights = weights * 0.5"],
+    "return": ["self.seen = weights\nreturn self.out(y.transpose(1, 2).reshape(b, t, -1))"],
+}
 _BEHIND = ["", "# the rest", "size = scores.size(-1)\nassert size == t", "del scores"]
 
 
@@ -81,9 +83,12 @@ def _body(*parts: str) -> str:
 @st.composite
 def attention(draw: st.DrawFn, name: str) -> str:
     """A class `name(dim, heads)` whose forward takes `(x, mask)`."""
-    pick = [draw(st.sampled_from(choices)) for choices in (_PROJECTIONS, _SCORES, _SCALES, _MASKS, _MASKS, _SOFTMAXES)]
-    pick += [draw(st.sampled_from(choices)) for choices in (_DROPOUTS, _SUMS, _BEHIND, _RETURNS)]
-    modern = draw(st.integers(0, 7)) == 0
+    masks = [("mask", _MASKS)] * draw(st.sampled_from([1, 1, 1, 2]))
+    steps = [("", _PROJECTIONS), ("", _SCORES), ("scale", _SCALES), *masks, ("softmax", _SOFTMAXES)]
+    steps += [("dropout", _DROPOUTS), ("", _SUMS), ("", _BEHIND), ("return", _RETURNS)]
+    spoilt = draw(st.sampled_from([None, None, *_SPOILERS]))
+    pick = [draw(st.sampled_from(_SPOILERS[place] if place == spoilt else choices)) for place, choices in steps]
+    modern = draw(st.sampled_from([False] * 7 + [True]))
     body = _body(pick[0], _MODERN, _RETURNS[0]) if modern else _body(*pick)
     return f'''
 
