@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,12 +22,14 @@ from migrator.codemod import (
     Replace,
     Site,
 )
-from migrator.recognise.anatomy import LOWEST, Attention, Mask, Obstacle, text_of
-from migrator.recognise.attention import attentions
+from migrator.recognise.anatomy import Attention, Obstacle, text_of
+from migrator.recognise.attention import attentions, torch_modules
 from migrator.recognise.index import FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.purity import may_move
-from migrator.recognise.spelling import call, free_name, parenthesised, runtime_name
+from migrator.recognise.speaker import Speaker, Unspeakable, permuted
+from migrator.recognise.spelling import call, free_name, runtime_name
+from migrator.recognise.syntax import walk_statements
 from migrator.recognise.values import Flow, Value
 
 _REMEDIES = {
@@ -54,13 +55,7 @@ class _Part:
     split: str | None
     dead: tuple[ast.stmt, ...]
     imports: Import
-
-
-_ARITHMETIC = (ast.BinOp, ast.UnaryOp)
-
-
-class _Unspeakable(Exception):
-    """A value that has no source text where the call would stand."""
+    sizes: tuple[tuple[ast.expr, str], ...] = ()  # of the scores, said of queries and keys
 
 
 class AttentionToSDPA(Codemod):
@@ -97,11 +92,13 @@ class AttentionToSDPA(Codemod):
                 yield Modern(place, "attention is fused already")
             else:
                 yield self.site(index, found, place)
+        for definition, node, name in torch_modules(index):
+            yield Modern(Place.of(definition.name, node, definition), f"{name} is torch's own attention")
 
     def site(self, index: FileIndex, found: Attention, place: Place) -> Finding:
         try:
             part = _part(index, found)
-        except _Unspeakable as obstacle:
+        except Unspeakable as obstacle:
             return Refusal(place, "layout", str(obstacle), "give the value a name of its own")
         name = found.flow.definition.name
         claim = Claim((name,), (name,) if found.owner is not None else ())
@@ -112,6 +109,8 @@ class AttentionToSDPA(Codemod):
         definition = part.attention.flow.definition
         for statement in part.dead:
             yield Remove(definition, statement)
+        for node, text in part.sizes:
+            yield Replace(definition, node, text)
         if part.split is None:
             yield Replace(definition, part.attention.node, part.code)
         else:
@@ -137,35 +136,50 @@ def _detail(found: Attention) -> str:
 def _part(index: FileIndex, found: Attention) -> _Part:
     statement = found.output.statement
     if statement is None:
-        raise _Unspeakable("the weighted sum stands in no statement")
-    speaker = _Speaker(found, statement)
+        raise Unspeakable("the weighted sum stands in no statement")
+    speaker = Speaker(found, statement)
     spelling, imported = runtime_name(index, "attention")
     arguments = speaker.arguments()
     indent = statement.col_offset
-    after = _moved(found.permutations.get("output", ()))
-    dead = tuple(unneeded(found.flow, found.output, speaker.kept))
+    after = permuted(found.permutations.get("output", ()))
+    respelt = _sizes(found, speaker)
+    dead = tuple(unneeded(found.flow, found.output, speaker.kept, respelt))
+    sizes = tuple((v.node, text) for v, text in respelt.items() if v.node is not None and _survives(v, dead))
     _check(found, speaker, dead)
     prefix = _before_the_call(statement, found.node) if not after else ""
     if prefix:
         code = call(spelling, arguments, prefix=prefix, indent=indent)[len(prefix) :]
-        return _Part(found, statement, code, None, dead, imported)
+        return _Part(found, statement, code, None, dead, imported, sizes)
     inline = call(spelling, arguments, suffix=after, indent=indent + _width_around(statement, found.node))
     if "\n" not in inline:
-        return _Part(found, statement, inline, None, dead, imported)
+        return _Part(found, statement, inline, None, dead, imported, sizes)
     if _is_conditional(statement, found.node):
-        return _Part(found, statement, inline, None, dead, imported)
+        return _Part(found, statement, inline, None, dead, imported, sizes)
     target = _target(index, found, statement)
     code = call(spelling, arguments, prefix=f"{target} = ", indent=indent)
-    return _Part(found, statement, code, target + after, dead, imported)
+    return _Part(found, statement, code, target + after, dead, imported, sizes)
 
 
-def _check(found: Attention, speaker: _Speaker, dead: tuple[ast.stmt, ...]) -> None:
+def _sizes(found: Attention, speaker: Speaker) -> dict[Value, str]:
+    """Each size of the scores that is asked for, said of the queries and keys: the scores are computed no more."""
+    asked = [user for scores in found.passed for user in scores.users if user.op in ("size", "shape")]
+    return {value: text for value in asked if (text := speaker.size(value))}
+
+
+def _survives(value: Value, dead: tuple[ast.stmt, ...]) -> bool:
+    return all(value.statement is not inner for outer in dead for inner in walk_statements([outer]))
+
+
+def _check(found: Attention, speaker: Speaker, dead: tuple[ast.stmt, ...]) -> None:
     """What is evaluated no more, or elsewhere, must not make a difference."""
     if any(isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom) for node in ast.walk(found.node)):
-        raise _Unspeakable("the expression does more than compute a value")
+        raise Unspeakable("the expression does more than compute a value")
+    for statement, names in found.flow.deleted.items():
+        if statement not in dead and set(names) & set(found.passed):
+            raise Unspeakable(f"`{ast.unparse(statement)}` deletes the scores together with something else")
     for value in speaker.moved:
         if not may_move(found.flow, value, speaker.statement, dead):
-            raise _Unspeakable(f"`{text_of(value)}` would have to be computed at another place")
+            raise Unspeakable(f"`{text_of(value)}` would have to be computed at another place")
 
 
 def _before_the_call(statement: ast.stmt, node: ast.expr) -> str:
@@ -197,148 +211,3 @@ def _target(index: FileIndex, found: Attention, statement: ast.stmt) -> str:
         if not any(isinstance(inner, ast.Name) and inner.id == name for inner in others):
             return name
     return free_name(index, found.flow.definition, "attended", "attended_values")
-
-
-def _moved(order: tuple[int, ...]) -> str:
-    """The method call that permutes axes, in the shortest familiar form."""
-    if not order:
-        return ""
-    swapped = [axis for axis, source in enumerate(order) if axis != source]
-    if len(swapped) == 2:
-        return f".transpose({swapped[0]}, {swapped[1]})"
-    return f".permute({', '.join(map(str, order))})"
-
-
-def _short(number: float) -> str:
-    """-1e9 rather than -1000000000.0."""
-    mantissa, exponent = f"{number:e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    return f"{mantissa}e{int(exponent)}" if len(mantissa) <= 4 else repr(number)
-
-
-class _Speaker:
-    """Spells the arguments of the call with what is at hand where it will stand."""
-
-    def __init__(self, found: Attention, statement: ast.stmt) -> None:
-        self.found, self.statement = found, statement
-        self.kept: list[Value] = []
-        self.moved: list[Value] = []
-
-    def arguments(self) -> list[str]:
-        found = self.found
-        words = [self.tensor(found.q, "q"), self.key(), self.tensor(found.v, "v")]
-        words += self.masks()
-        if found.scale_op != "default":
-            words.append(f"scale={self.scale()}")
-        if found.dropout is not None:
-            words.append(f"dropout_p={self.dropout(found.dropout, found.dropout_condition)}")
-        return words
-
-    def text(self, value: Value) -> str:
-        text = self.found.flow.text_at(value, self.statement)
-        if text is None:
-            line = self.found.flow.definition.line(value.node or value.statement or self.statement)
-            raise _Unspeakable(f"a value of line {line} has no name where it is needed")
-        self.kept += [value, *self.found.flow.named_in(value, self.statement)]
-        if value.statement is not self.statement and self.found.flow.name_at(value, self.statement) is None:
-            self.moved.append(value)
-        return ast.unparse(ast.parse(f"({text}\n)", mode="eval")) if "\n" in text else text
-
-    def tensor(self, value: Value, name: str) -> str:
-        text = self.text(value)
-        moved = _moved(self.found.permutations.get(name, ()))
-        return parenthesised(text) + moved if moved else text
-
-    def key(self) -> str:
-        found = self.found
-        if not found.k_transposed:
-            return f"{parenthesised(self.text(found.k))}.transpose(-2, -1)"
-        nameless = found.flow.text_at(found.k, self.statement) is None and not found.permutations.get("k")
-        if nameless and found.k_as_multiplied is not None:  # k = k.transpose(-2, -1)
-            return f"{parenthesised(self.text(found.k_as_multiplied))}.transpose(-2, -1)"
-        return self.tensor(found.k, "k")
-
-    def masks(self) -> list[str]:
-        """The keyword arguments for all masks, in the order of the steps; two boolean masks are joined."""
-        given: dict[str, list[Mask]] = {}
-        for mask in self.found.masks:
-            given.setdefault({"hide": "mask", "keep": "mask"}.get(mask.kind, mask.kind), []).append(mask)
-        words = [f"{keyword}={self.joined(keyword, masks)}" for keyword, masks in given.items()]
-        fill = next((mask.fill for mask in given.get("mask", [])), -math.inf)
-        return words if fill == -math.inf else [*words, f"fill={self.fill(fill)}"]
-
-    def joined(self, keyword: str, masks: list[Mask]) -> str:
-        if len(masks) == 1:
-            return self.mask(masks[0])
-        if keyword != "mask" or any(mask.condition is not None for mask in masks):
-            raise _Unspeakable("two masks of one kind would have to be joined")
-        return " & ".join(parenthesised(self.visible(mask), ast.UnaryOp) for mask in masks)
-
-    def mask(self, mask: Mask) -> str:
-        if mask.kind == "causal":
-            return "True" if mask.condition is None else self.condition(mask.condition)
-        assert mask.value is not None
-        return self.unless_none(mask, self.text(mask.value) if mask.kind == "bias" else self.visible(mask))
-
-    def fill(self, number: float) -> str:
-        if number != LOWEST:
-            return _short(number)
-        return f"torch.finfo({parenthesised(self.text(self.found.q))}.dtype).min"
-
-    def condition(self, condition: Value) -> str:
-        if condition.node is None and condition.op == "not":
-            return f"not {parenthesised(self.text(condition.args[0]))}"
-        return self.text(condition)
-
-    def unless_none(self, mask: Mask, text: str) -> str:
-        """The mask where the step's condition holds; None is what the call takes for no mask."""
-        condition = mask.condition
-        if condition is None:
-            return text
-        holds = "isnot"
-        if condition.node is None and condition.op == "not":
-            condition, holds = condition.args[0], "is"
-        if condition.op != holds or not condition.args[1].is_const(None):
-            first = text if holds == "isnot" else "None"
-            return f"{first} if {self.text(condition)} else {'None' if holds == 'isnot' else text}"
-        given = self.text(condition.args[0])
-        return text if text == given else f"None if {parenthesised(given)} is None else {text}"
-
-    def visible(self, mask: Mask) -> str:
-        """The mask as "may attend", the way scaled_dot_product_attention reads it."""
-        assert mask.value is not None
-        value = mask.value
-        if mask.kind == "keep":
-            return self.text(value)
-        if value.op == "not":
-            return self.text(value.args[0])
-        if value.op in ("eq", "ne") and value.node is not None and isinstance(value.node, ast.Compare):
-            flipped = "!=" if value.op == "eq" else "=="
-            self.kept.append(value)
-            left, right = (parenthesised(self.text(arg), ast.UnaryOp) for arg in value.args)
-            return f"{left} {flipped} {right}"
-        return f"~{parenthesised(self.text(value))}"
-
-    def scale(self) -> str:
-        if self.found.scale is None:
-            return "1.0"
-        text = self.text(self.found.scale)
-        return text if self.found.scale_op == "mul" else f"1 / {parenthesised(text)}"
-
-    def dropout(self, dropout: Value, condition: Value | None) -> str:
-        """The probability that holds now: fused attention does not know of `eval()`."""
-        rate, *conditions = self.rate(dropout)
-        if condition is not None:
-            conditions = [self.text(condition), *conditions]
-        conditions = list(dict.fromkeys(conditions))
-        if len(conditions) > 1:
-            conditions = [parenthesised(text, ast.Compare) for text in conditions]
-        return f"{parenthesised(rate, *_ARITHMETIC)} if {' and '.join(conditions)} else 0.0" if conditions else rate
-
-    def rate(self, dropout: Value) -> list[str]:
-        """The probability, and what has to hold for it."""
-        if isinstance(dropout.data, str) and dropout.data.startswith("self."):
-            return [f"{dropout.data}.p", f"{dropout.data}.training"]
-        p, training = dropout.argument(1, "p"), dropout.argument(2, "training")
-        rate = "0.5" if p is None else self.text(p)
-        return [rate] if training is None or training.is_const(True) else [rate, self.text(training)]

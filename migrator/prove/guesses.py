@@ -18,22 +18,23 @@ _CONFIGS = re.compile(r"^(config|configuration|cfg|conf|args|opts?|hparams|hps|p
 _HEADS, _WIDTH = 4, 32
 # First match wins; several values are tried one after the other.
 _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    (r"drop|^p$", (0.0,)),
+    (r"eps", (1e-5,)),
+    (r"activation|act_?fn?$|afn$|_act$", ("relu", "gelu")),
+    (r"init\w*_range|std$", (0.02,)),
     (r"(sizes|dims|widths|hiddens|channels)$", ([_WIDTH, _WIDTH], _WIDTH)),
     (r"vocab|ntoken|n_tokens?$|num_tokens|num_embeddings|_size_(src|tgt)", (19,)),
     (r"(^|_)n?_?heads?$|nhead|num_heads|nb_heads|^h$", (_HEADS, 2)),
-    (r"layers?$|depth|n_layer|blocks?$|^n$|num_enc|num_dec", (2,)),
+    (r"layers?$|depth|n_layer|blocks?$|^n$|num_enc|num_dec", (2, (2, 2))),
     (r"d_?k$|d_?v$|dim_?(head|qk|keys?|v)|head_(dim|size)|key_(dim|size)|d_head", (_WIDTH // _HEADS, _WIDTH)),
     (r"hidden|d_?ff|ffn|feed_?forward|inner|mlp|expan", (40, _WIDTH, 2)),
     (r"max_?len|block_?size|context|seq_?len|max_?pos|window|^t$|length", (32, 10000)),
     (r"classes|labels", (5,)),
-    (r"drop|^p$", (0.0,)),
-    (r"eps", (1e-5,)),
     (r"pad", (0,)),
     (r"bias|causal|mask|use_|is_", (False, True)),
     (r"base|theta", (10000.0,)),
     (r"scale|gain|alpha|beta|temperature", (0.5,)),
     (r"device", ("cpu",)),
-    (r"activation|act_?fn?$", ("relu",)),
     (r".", (_WIDTH, 3 * _SMALL, 2)),
 )
 
@@ -207,8 +208,9 @@ def _from_config(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
 
 def _from_keys(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
     """`Model({...})` and `Model(Namespace(...))`, with the keys and attributes that the file reads from it."""
-    required = [name for name, default, _ in _signature(info) if default is None]
-    if len(required) != 1 or not _CONFIGS.match(required[0]):
+    required = [(name, note) for name, default, note in _signature(info) if default is None]
+    configs = [name for name, _ in required if _CONFIGS.match(name)]
+    if len(configs) != 1:
         return
     nodes = [node for definition in index.definitions for node in ast.walk(definition.tree)]
     keys = {
@@ -220,7 +222,10 @@ def _from_keys(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
     for found, spelled in ((keys, "dict"), (names, "types.SimpleNamespace")):
         for choice in _choices({name: _role(name) for name in sorted(found)}) if found else ():
             words = ", ".join(f"{key!r}: {value!r}" for key, value in choice.items())
-            build = {"cls": info.name, "setup": ["import types"], "call": f"{info.name}({spelled}(**{{{words}}}))"}
+            given = {name: repr(_role(name, note)[0]) for name, note in required}
+            given[configs[0]] = f"{spelled}(**{{{words}}})"
+            call = ", ".join(f"{name}={value}" for name, value in given.items())
+            build = {"cls": info.name, "setup": ["import types"], "call": f"{info.name}({call})"}
             yield Guess(build, build, "what it reads from its configuration")
 
 

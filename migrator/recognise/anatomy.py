@@ -17,6 +17,8 @@ LOWEST = -sys.float_info.max  # a fill: the lowest number of the scores' own dty
 class Mask:
     """One step between scores and softmax. kind: "hide" and "keep" (boolean), "bias" (added), "causal".
 
+    A causal mask has a `value` only if it may leave rows without any key.
+
     `condition` is the value under which the step happens; `None` means always.
     """
 
@@ -24,6 +26,7 @@ class Mask:
     value: Value | None
     fill: float = -math.inf
     condition: Value | None = None
+    numeric: bool = False  # the mask is of the numbers 0 and 1
 
 
 @dataclass(eq=False)
@@ -41,10 +44,12 @@ class Attention:
     k_transposed: bool = True
     scale: Value | None = None  # None: 1/sqrt(head_dim), or `unscaled`
     scale_op: str = "none"  # none | default | div | mul
+    scale_condition: Value | None = None  # the scores are scaled where this holds
     masks: list[Mask] = field(default_factory=list)
     dropout: Value | None = None
     dropout_condition: Value | None = None
     k_as_multiplied: Value | None = None  # the right factor of the product, k^T
+    passed: list[Value] = field(default_factory=list)  # what has the shape (T, S) between the two products
     permutations: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of q, k, v and output, where needed
 
     @property
@@ -73,4 +78,6 @@ class Stop(Exception):
 def text_of(value: Value) -> str:
     """A value for a message."""
     node = value.node or value.statement
+    if value.op == "param":
+        return str(value.data)
     return ast.unparse(node).partition("\n")[0] if node is not None else value.op

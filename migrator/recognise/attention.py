@@ -12,12 +12,19 @@ from collections.abc import Iterator
 from migrator.recognise.anatomy import Attention, Obstacle, Stop
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Definition, FileIndex
-from migrator.recognise.scores import find_product, read
+from migrator.recognise.operations import MATMULS
+from migrator.recognise.products import find_product, made_by
+from migrator.recognise.scores import read
 from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Flow, Value
 from migrator.recognise.weights import follow, seen_on_the_way, stranger
 
 _SCRIPTING = {f"torch.jit.{name}" for name in ("script", "script_method", "ScriptModule", "script_if_tracing")}
+
+_OF_TORCH = (
+    *(f"torch.nn.{name}" for name in ("MultiheadAttention", "Transformer")),
+    *(f"torch.nn.Transformer{part}{kind}" for part in ("Encoder", "Decoder") for kind in ("", "Layer")),
+)
 
 
 def attentions(index: FileIndex) -> list[Attention | Obstacle]:
@@ -31,6 +38,19 @@ def attentions(index: FileIndex) -> list[Attention | Obstacle]:
         index.memo["attentions"] = found
     result: list[Attention | Obstacle] = index.memo["attentions"]
     return result
+
+
+def torch_modules(index: FileIndex) -> list[tuple[Definition, ast.Call, str]]:
+    """Where the file builds attention that torch itself provides, each kind once for each definition."""
+    found: dict[tuple[str, str], tuple[Definition, ast.Call, str]] = {}
+    for definition in index.definitions:
+        if not any(name.rpartition(".")[2] in definition.text for name in _OF_TORCH):
+            continue
+        for node in ast.walk(definition.tree):
+            name = (index.resolve(node.func) or "") if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and name in _OF_TORCH:
+                found.setdefault((definition.name, name), (definition, node, name.removeprefix("torch.")))
+    return list(found.values())
 
 
 def attention_classes(index: FileIndex) -> dict[str, list[Attention]]:
@@ -112,10 +132,27 @@ def _legacy(flow: Flow, softmax: Value) -> Attention | Obstacle | None:
     if way is None:
         strange = stranger(softmax)
         if strange is None:
-            return None
+            return _parted(flow, softmax)
         code = "upcast" if strange.op in ("to", "type_as") else "weights"
         return Obstacle(flow, strange.node or softmax.node, code, seen_on_the_way(strange))
     try:
         return read(flow, product, way)
     except Stop as stop:
         return Obstacle(flow, stop.node or softmax.node, stop.code, stop.seen)
+
+
+def _parted(flow: Flow, softmax: Value) -> Obstacle | None:
+    """Weights that meet the values in another place: returned after a mask was applied, or kept in an attribute.
+
+    A softmax of similarities that are not masked may as well be the result that somebody wants.
+    """
+    assert softmax.node is not None
+    last = next((user for user in softmax.users if user.op == "dropout"), softmax)
+    masked = made_by(softmax.args[0], {"masked_fill", "where"})
+    if masked and any(last in (value, *value.args) for value, _ in flow.returns):
+        return Obstacle(flow, softmax.node, "weights-used", "the weights are returned, and meet the values elsewhere")
+    kept = {store.name for store in flow.stores if store.kind == "attribute" and store.value in (softmax, last)}
+    factors = [arg for value in flow.values if value.op in MATMULS and value.args for arg in value.args[:1]]
+    if any(arg.op == "attr" and f"{flow.self_name}.{arg.data}" in kept for arg in factors):
+        return Obstacle(flow, softmax.node, "weights-used", "the attention weights are kept in an attribute")
+    return None

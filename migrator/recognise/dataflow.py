@@ -182,6 +182,15 @@ class _Interpreter(Expressions):
     def do_FunctionDef(self, statement: ast.FunctionDef) -> None:
         self.names[statement.name] = self.new("function", *self.inside(statement), data=statement)
 
+    def do_Delete(self, statement: ast.Delete) -> None:
+        for target in statement.targets:
+            if isinstance(target, ast.Name):
+                held = self.expression(ast.copy_location(ast.Name(target.id, ast.Load()), target))
+                self.flow.deleted.setdefault(statement, []).append(held)
+                self.names[target.id] = self.new("undefined")
+            else:
+                self.forget([statement])
+
     def do_Import(self, statement: ast.Import | ast.ImportFrom) -> None:
         for name, dotted in imported_names(statement):
             if self.index.imports.get(name) != dotted:
@@ -211,11 +220,8 @@ class _Interpreter(Expressions):
             self.names[target.id] = value
             self.flow.assigned.setdefault(statement, []).append(value)
         elif isinstance(target, ast.Tuple | ast.List):
-            starred = any(isinstance(element, ast.Starred) for element in target.elts)
             for position, element in enumerate(target.elts):
-                known = value.op == "tuple" and len(value.args) == len(target.elts) and not starred
-                unpacked = "opaque" if starred else "unpack"
-                part = value.args[position] if known else self.new(unpacked, value, data=position)
+                part = self.part(value, position, target.elts)
                 self.bind(element.value if isinstance(element, ast.Starred) else element, part, statement)
         elif isinstance(target, ast.Attribute):
             self.flow.stores.append(Store("attribute", ast.unparse(target), value, statement))
@@ -224,3 +230,18 @@ class _Interpreter(Expressions):
             changed = self.new("setitem", old, value, data=target.slice)
             self.overwrite(old, changed)
             self.flow.stores.append(Store("item", ast.unparse(target.value), changed, statement))
+
+    def part(self, value: Value, position: int, targets: list[ast.expr]) -> Value:
+        """What the target in this position gets when a value is unpacked; of `*x.shape, n` the sizes and `n`."""
+        if any(isinstance(target, ast.Starred) for target in targets):
+            return self.new("opaque", value, data=position)
+        if value.op == "tuple" and len(value.args) == len(targets):
+            return value.args[position]
+        if value.op == "spread" and len(targets) >= len(value.args):
+            many = len(targets) - len(value.args) + 1  # elements that the star stands for
+            if position < value.data:
+                return value.args[position]
+            if position >= value.data + many:
+                return value.args[position - many + 1]
+            return self.new("unpack", value.args[value.data], data=position - value.data)
+        return self.new("unpack", value, data=position)

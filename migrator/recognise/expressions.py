@@ -8,7 +8,8 @@ from typing import Any
 
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.operations import BINARY, COMPARE, FUNCTIONS, KEEP_RANK, METHODS, MODULES
-from migrator.recognise.syntax import FunctionNode, first_parameter
+from migrator.recognise.shapes import one_letter_each
+from migrator.recognise.syntax import FunctionNode, answer, first_parameter
 from migrator.recognise.values import Flow, Value, roots
 
 _SCOPES = ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -26,7 +27,7 @@ class Expressions:
             isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list
         )
         self_name = first_parameter(function) if is_method else ""
-        self.flow = Flow(function, owner, definition, self_name)
+        self.flow = Flow(function, owner, definition, index, self_name)
         self.statement: ast.stmt = function
         self.around: ast.stmt | None = None
 
@@ -109,7 +110,11 @@ class Expressions:
         return None
 
     def see_Tuple(self, node: ast.Tuple | ast.List) -> Value:
-        if any(isinstance(element, ast.Starred) for element in node.elts):
+        stars = [place for place, element in enumerate(node.elts) if isinstance(element, ast.Starred)]
+        if len(stars) == 1:
+            inner = (e.value if isinstance(e, ast.Starred) else e for e in node.elts)
+            return self.new("spread", *(self.expression(element) for element in inner), node=node, data=stars[0])
+        if stars:
             return self.opaque(node)
         return self.new("tuple", *(self.expression(element) for element in node.elts), node=node)
 
@@ -147,13 +152,14 @@ class Expressions:
         position = index.value if isinstance(index, ast.Constant) else None
         if base.op == "tuple" and isinstance(position, int) and position < len(base.args):
             return base.args[position]
-        if base.op == "shape":
+        if base.op == "shape" or (base.op == "size" and len(base.args) == 1 and not base.keywords):
             return self.new("size", base.args[0], self.expression(index), node=node)
-        for item in index.elts if isinstance(index, ast.Tuple) else [index]:
-            for bound in (item.lower, item.upper) if isinstance(item, ast.Slice) else ():
-                if bound is not None:
-                    self.flow.bounds[bound] = self.expression(bound)
-        return self.new("getitem", base, *self.inside(index), node=node, data=index)
+        return self.new("getitem", base, *self.parts(ast.Expr(index)), node=node, data=index)
+
+    def see_Slice(self, node: ast.Slice) -> Value:
+        bounds = {bound: self.expression(bound) for bound in (node.lower, node.upper, node.step) if bound is not None}
+        self.flow.bounds.update(bounds)
+        return self.new("slice", *bounds.values(), node=node)
 
     def see_Call(self, node: ast.Call) -> Value:
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
@@ -165,7 +171,7 @@ class Expressions:
         path = self.self_path(node.func)
         called = self.callee(node.func) if path is None else None
         receiver = called[1] if called else []
-        args = [*receiver, *(self.expression(arg) for arg in node.args)]
+        args = [*receiver, *(self.expression(arg) for arg in self.argument_nodes(node))]
         keywords = {k.arg: self.expression(k.value) for k in node.keywords if k.arg}
         if path is not None:
             return self.submodule(node, path, args, keywords)
@@ -173,6 +179,12 @@ class Expressions:
         op, data = called[0], called[2]
         if op == "float":
             return self.float_of(node, args)
+        if op == "einops.einsum":
+            return self.einops_einsum(node, args)
+        if op == "call" and data in self.index.functions and not keywords:
+            meant = self.meaning_of(node, self.index.functions[data].tree, args)
+            if meant is not None:
+                return meant
         value = self.new(op, *args, node=node, data=data, keywords=keywords)
         in_place = isinstance(data, str) and data.endswith("_") and not data.endswith("__")
         inside = keywords.get("inplace")
@@ -181,6 +193,35 @@ class Expressions:
         if "out" in keywords:
             self.overwrite(keywords["out"], value)
         return value
+
+    def argument_nodes(self, node: ast.Call) -> list[ast.expr]:
+        """The positional arguments; those of `torch.einsum(equation, [q, k])` one by one."""
+        listed = node.args[1] if len(node.args) == 2 else None
+        if isinstance(listed, ast.List | ast.Tuple) and self.index.resolve(node.func) == "torch.einsum":
+            return [node.args[0], *listed.elts]
+        return node.args
+
+    def meaning_of(self, node: ast.Call, function: ast.stmt, args: list[Value]) -> Value | None:
+        """What a call of a small function of the file means: `exists(x)` is `x is not None`."""
+        said = answer(function)
+        if said is None or len(args) != len(said[0]):
+            return None
+        outer, self.names = self.names, dict(zip(said[0], args, strict=True))
+        first = len(self.flow.values)
+        value = self.expression(said[1])
+        self.names = outer
+        for made in self.flow.values[first:]:
+            made.node = None  # its text stands in another function
+        value.node = node
+        return value
+
+    def einops_einsum(self, node: ast.Call, args: list[Value]) -> Value:
+        """`einsum(q, k, "b h query d, b h key d -> b h query key")` with torch's letters."""
+        *operands, pattern = args or [self.new("opaque")]
+        equation = one_letter_each(pattern.data) if isinstance(pattern.data, str) else None
+        if equation is None or node.keywords:
+            return self.new("opaque", *args, node=node)
+        return self.new("einsum", self.new("const", data=equation), *operands, node=node)
 
     def overwrite(self, old: Value, new: Value) -> None:
         """x.mul_(...) and x[...] = y change what all names of x and of its views stand for."""
@@ -214,6 +255,12 @@ class Expressions:
         op = self.operation_of(assigned)
         if isinstance(assigned, ast.Call) and op is not None:
             return self.apply_module(node, assigned, op, args, keywords, f"self.{path}")
+        steps = self.sequence_of(assigned)
+        if steps and len(args) == 1 and not keywords:
+            value = args[0]
+            for place, (made, step) in enumerate(steps):
+                value = self.apply_module(node, made, step, [value], {}, f"self.{path}[{place}]")
+            return value
         base, _, method = path.rpartition(".")
         if base and method in METHODS and not (owner is not None and method in owner.methods):
             root = node.func
@@ -229,6 +276,13 @@ class Expressions:
     def operation_of(self, made: ast.expr | None) -> str | None:
         """The operation that a module such as `nn.Softmax(dim=-1)` is."""
         return MODULES.get(self.index.resolve(made.func) or "") if isinstance(made, ast.Call) else None
+
+    def sequence_of(self, made: ast.expr | None) -> list[tuple[ast.Call, str]]:
+        """The steps of `nn.Sequential(nn.Softmax(-1), nn.Dropout(p))`, if all of them are operations."""
+        if not isinstance(made, ast.Call) or self.index.resolve(made.func) != "torch.nn.Sequential":
+            return []
+        steps = [(step, op) for step in made.args if isinstance(step, ast.Call) and (op := self.operation_of(step))]
+        return steps if len(steps) == len(made.args) and not made.keywords else []
 
     def apply_module(
         self, node: ast.Call, made: ast.Call, op: str, args: list[Value], keywords: dict[str, Value], path: str | None

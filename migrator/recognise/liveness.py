@@ -6,27 +6,33 @@ import ast
 from collections.abc import Iterable
 
 from migrator.recognise.syntax import stored_names, walk_statements
-from migrator.recognise.values import Flow, Value
+from migrator.recognise.values import Flow, Store, Value, roots
 
 
-def unneeded(flow: Flow, replaced: Value, kept: Iterable[Value]) -> list[ast.stmt]:
+def unneeded(flow: Flow, replaced: Value, kept: Iterable[Value], respelt: Iterable[Value] = ()) -> list[ast.stmt]:
     """Outermost statements that served `replaced` alone, if its new expression needs only the values `kept`.
 
+    Values that are `respelt` no longer need what they were made of.
     Only plain assignments to names, and branches made of such, are ever given up; what a user left unused stays.
     """
-    return _Sweep(flow, replaced, set(kept)).run()
+    return _Sweep(flow, replaced, set(kept), set(respelt)).run()
 
 
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 
 
+_IN_PLACE = frozenset({"add", "div", "masked_fill", "mul", "sub"})
+_RESULTS = _IN_PLACE | {"bmm", "einsum", "matmul", "softmax"}
+
+
 class _Sweep:
-    def __init__(self, flow: Flow, replaced: Value, kept: set[Value]) -> None:
+    def __init__(self, flow: Flow, replaced: Value, kept: set[Value], respelt: set[Value]) -> None:
         self.flow, self.kept = flow, kept
-        self.inside = written_in(flow, replaced)
+        self.inside = written_in(flow, replaced) | respelt
         self.dead: set[ast.stmt] = set()
+        self.changes = {s.statement: s.value for s in flow.stores if _changes_a_result(flow, s)}
         self.fixed = {value for value, _ in flow.returns} | {store.value for store in flow.stores}
-        self.fixed -= {replaced}
+        self.fixed -= {replaced, *self.changes.values()}
         self.served = _operands(replaced)
         self.statement = replaced.statement
         self.captured = _captured(flow.function)
@@ -49,6 +55,10 @@ class _Sweep:
         if isinstance(statement, ast.If):
             inner = list(walk_statements([statement]))[1:]
             return all(s in self.dead or isinstance(s, ast.Pass) for s in inner) and any(s in self.dead for s in inner)
+        if isinstance(statement, ast.Delete):
+            return self.deletes_the_dead(statement)
+        if statement in self.changes:
+            return self.changes[statement] in self.served and not self.lives(self.changes[statement])
         if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
             return False
         if any(isinstance(node, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom) for node in ast.walk(statement)):
@@ -60,8 +70,19 @@ class _Sweep:
             return False
         return any(value in self.served for value in values) and not any(self.lives(value) for value in values)
 
-    def lives(self, value: Value, depth: int = 20) -> bool:
+    def deletes_the_dead(self, statement: ast.Delete) -> bool:
+        held = self.flow.deleted.get(statement, [])
+        if len(held) != len(statement.targets):
+            return False
+        others = {other: values for other, values in self.flow.deleted.items() if other is not statement}
+        return all(value in self.served and not self.lives(value, deleted=others) for value in held)
+
+    def lives(self, value: Value, depth: int = 20, deleted: dict[ast.stmt, list[Value]] | None = None) -> bool:
         if value in self.kept or value in self.fixed:
+            return True
+        # A name that is deleted has to be there.
+        deleted = self.flow.deleted if deleted is None else deleted
+        if any(value in values and statement not in self.dead for statement, values in deleted.items()):
             return True
         if depth == 0:
             return True
@@ -76,6 +97,19 @@ class _Sweep:
         if user.op == "unpack":
             return self.lives(user, depth - 1) if user.statement not in self.dead else False
         return user.statement not in self.dead
+
+
+def _changes_a_result(flow: Flow, store: Store) -> bool:
+    """Whether a statement is `scores.masked_fill_(...)` on a tensor that this function made, and that has one name."""
+    value, call = store.value, store.value.node
+    if store.kind != "effect" or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    name = call.func.value
+    if value.op not in _IN_PLACE or not call.func.attr.endswith("_") or not isinstance(name, ast.Name):
+        return False
+    memory = roots(value.args[0])
+    others = (held for other, held in flow.before[store.statement].items() if other != name.id)
+    return all(root.op in _RESULTS for root in memory) and not any(memory & roots(held) for held in others)
 
 
 def written_in(flow: Flow, value: Value) -> set[Value]:

@@ -32,15 +32,22 @@ def hides_future(test: Value, known: Callable[[Value], bool | None] | None = Non
         if inner is None or not (zero or one):
             return None
         return inner if (test.op == "ne") == zero else not inner
-    if test.op in ("tril", "triu") and test.args and _is_square_of_ones(test.args[0]):
-        diagonal = test.argument(1, "diagonal")
-        shift = 0 if diagonal is None else diagonal.data if diagonal.op == "const" else None
-        if test.op == "tril" and shift == 0:
-            return False
-        if test.op == "triu" and shift == 1:
-            return True
-        return None
+    if test.op in ("tril", "triu") and test.args:
+        return _is_triangle(test)
     return known(test) if known is not None else None
+
+
+def _is_triangle(test: Value) -> bool | None:
+    """`torch.ones(T, T).triu(1)`, or `torch.ones(T, S).triu(S - T + 1)`, whose last query stands at the last key."""
+    sizes = _sizes_of_ones(test.args[0])
+    diagonal = test.argument(1, "diagonal")
+    if len(sizes) < 2:
+        return None
+    shift = symbol(diagonal) if diagonal is not None else ("const", 0)
+    past = ("sub", symbol(sizes[-1]), symbol(sizes[-2]))
+    if test.op == "tril":
+        return False if shift == past or (shift == ("const", 0) and _is_square(sizes)) else None
+    return True if shift == ("add", past, ("const", 1)) or (shift == ("const", 1) and _is_square(sizes)) else None
 
 
 def is_triangle_of_infinities(bias: Value) -> bool:
@@ -57,21 +64,42 @@ def is_triangle_of_infinities(bias: Value) -> bool:
 
 def _plain(value: Value) -> Value:
     value = strip(value)
-    while value.op in ("to", "float", "contiguous") and value.args:
+    while (value.op in ("to", "float", "contiguous") and value.args) or _adds_axes_in_front(value):
         value = strip(value.args[0])
     return value
 
 
-def _is_square_of_ones(value: Value) -> bool:
-    """`torch.ones(T, T)`, of as many queries as keys: else the triangle would be another one than `causal`'s."""
+def _adds_axes_in_front(value: Value) -> bool:
+    """`mask.unsqueeze(0)`, `mask[None, None]` and `mask[None, None, :, :]`, which are broadcast as `mask` is."""
+    if value.op == "unsqueeze":
+        return len(value.args) == 2 and value.args[1].is_const(0)
+    if value.op != "getitem":
+        return False
+    items = list(value.data.elts) if isinstance(value.data, ast.Tuple) else [value.data]
+    new = [isinstance(item, ast.Constant) and item.value is None for item in items]
+    whole = [isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None for item in items]
+    front = new.index(False) if False in new else len(new)
+    return front > 0 and all(whole[front:])
+
+
+def is_lower_right(test: Value) -> bool:
+    """Whether a triangle leaves queries without any key, where there are more queries than keys."""
+    test = _plain(test)
+    if test.op == "not" or (test.op in ("eq", "ne") and test.args):
+        return is_lower_right(test.args[0])
+    diagonal = test.argument(1, "diagonal") if test.op in ("tril", "triu") else None
+    return diagonal is not None and diagonal.op != "const"
+
+
+def _sizes_of_ones(value: Value) -> tuple[Value, ...]:
+    """(T, S) of `torch.ones(T, S)`."""
     value = _plain(value)
-    sizes = value.args
-    if len(sizes) == 1 and sizes[0].op == "tuple":
-        sizes = sizes[0].args
-    return value.op == "ones" and _is_square(sizes)
+    sizes = value.args if value.op == "ones" else ()
+    return sizes[0].args if len(sizes) == 1 and sizes[0].op == "tuple" else sizes
 
 
 def _is_square(sizes: tuple[Value, ...]) -> bool:
+    """As many queries as keys: else the triangle would be another one than `causal`'s."""
     return len(sizes) >= 2 and not sizes[-1].is_const(1) and symbol(sizes[-1]) == symbol(sizes[-2])
 
 
@@ -100,6 +128,18 @@ def is_boolean(value: Value) -> bool:
 _INTEGER_TYPES = ("torch.bool", "torch.int", "torch.long", "torch.int64", "torch.int32", "torch.uint8", "bool", "int")
 
 
+_TENSORS = frozenset(
+    {"eq", "expand", "float", "ge", "gt", "le", "long", "lt", "masked_fill", "ne", "not", "permute", "repeat"}
+    | {"reshape", "squeeze", "to", "transpose", "tril", "triu", "unsqueeze", "view"}
+)
+
+
+def is_tensor(value: Value) -> bool:
+    """Whether a value is no None for certain, being what an operation on tensors gives."""
+    sliced = value.op == "getitem" and isinstance(value.data, ast.Tuple)
+    return value.op in _TENSORS or (sliced and any(isinstance(item, ast.Slice) for item in value.data.elts))
+
+
 def is_number(value: Value, owner: ClassInfo | None, depth: int = 6) -> bool:
     """Whether a value is a plain number: sizes, constants, numeric attributes, and arithmetic of them."""
     value = strip(value)
@@ -107,7 +147,7 @@ def is_number(value: Value, owner: ClassInfo | None, depth: int = 6) -> bool:
         return False
     if value.op == "const":
         return isinstance(value.data, int | float)
-    if size_of(value) is not None:
+    if size_of(value) is not None or value.data in ("math.sqrt", "math.pow"):
         return True
     if value.op == "element":  # of `for i in range(n)`
         return value.args[0].op == "call" and value.args[0].data == "range"
@@ -121,7 +161,10 @@ def is_number(value: Value, owner: ClassInfo | None, depth: int = 6) -> bool:
     return False
 
 
-_NUMERIC = (ast.BinOp, ast.Constant, ast.Name, ast.UnaryOp, ast.Attribute, ast.operator, ast.unaryop, ast.expr_context)
+_NUMERIC = (
+    *(ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.Constant, ast.Name, ast.Attribute),
+    *(ast.operator, ast.boolop, ast.unaryop, ast.cmpop, ast.expr_context),
+)
 
 
 def is_numeric_attribute(owner: ClassInfo, name: str) -> bool:
@@ -135,14 +178,21 @@ def is_numeric_attribute(owner: ClassInfo, name: str) -> bool:
     return all(isinstance(node, (*_NUMERIC, ast.Call)) for node in ast.walk(value))
 
 
-def constant(value: Value) -> float | None:
-    """The number that a value is, where it is spelt out."""
+def constant(value: Value, owner: ClassInfo | None = None) -> float | None:
+    """The number that a value is, where it is spelt out: in place, or in the `__init__` of `owner`."""
     value = strip(value)
     if value.op == "const" and isinstance(value.data, int | float):
         return float(value.data)
     if value.op == "neg":
-        inner = constant(value.args[0])
+        inner = constant(value.args[0], owner)
         return None if inner is None else -inner
+    if value.op == "mul":
+        factors = [constant(arg, owner) for arg in value.args]
+        return None if None in factors else math.prod(factor for factor in factors if factor is not None)
+    if value.op == "attr" and owner is not None and value.data not in owner.stores_outside_init:
+        said = owner.attribute(value.data)
+        number = said.value if isinstance(said, ast.Constant) else None
+        return float(number) if isinstance(number, int | float) else None
     if value.op == "global" and value.data in ("math.inf", "torch.inf", "numpy.inf"):
         return math.inf
     return None

@@ -111,12 +111,15 @@ METHODS = {name: name for name in _SHARED} | {
     "add_": "add",
     "sub_": "sub",
     "relu_": "relu",
+    "tril_": "tril",
+    "triu_": "triu",
     "swapdims": "transpose",
     "half": "to",
     "double": "to",
     "bool": "to",
     "int": "to",
     "type": "to",
+    "t": "t",
 }
 
 FUNCTIONS = {f"torch.{name}": name for name in _SHARED} | {f"torch.nn.functional.{name}": name for name in _SHARED}
@@ -132,6 +135,8 @@ FUNCTIONS |= {
     "torch.relu_": "relu",
     "torch.nn.functional.swish": "silu",
     "torch.swapdims": "transpose",
+    "torch.t": "t",
+    "einops.einsum": "einops.einsum",
     "math.sqrt": "sqrt",
     "math.sin": "sin",
     "math.cos": "cos",

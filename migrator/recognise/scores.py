@@ -6,86 +6,21 @@ import math
 
 from migrator.recognise.anatomy import LOWEST, Attention, Mask, Stop, text_of
 from migrator.recognise.index import ClassInfo
-from migrator.recognise.masks import constant, hides_future, is_boolean, is_number, is_triangle_of_infinities
-from migrator.recognise.shapes import Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
+from migrator.recognise.masks import (
+    constant,
+    hides_future,
+    is_boolean,
+    is_lower_right,
+    is_number,
+    is_triangle_of_infinities,
+)
+from migrator.recognise.mixtures import Mixed, is_zero_one, mixed_with_a_number
+from migrator.recognise.products import find_product, is_product, made_of, reaches
+from migrator.recognise.shapes import REST, Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
 from migrator.recognise.values import Flow, Value, strip
 from migrator.recognise.weights import Weights, check
 
 _Moves = dict[str, tuple[int, ...]]
-# Operations that scores may go through on their way from the product, understood or not.
-_LEADING = frozenset(
-    {
-        "add",
-        "baddbmm",
-        "call",
-        "call_local",
-        "clamp",
-        "contiguous",
-        "div",
-        "float",
-        "getitem",
-        "loop",
-        "looped",
-        "masked_fill",
-        "method",
-        "module",
-        "mul",
-        "neg",
-        "opaque",
-        "permute",
-        "phi",
-        "reshape",
-        "self_call",
-        "setitem",
-        "sigmoid",
-        "softmax",
-        "sub",
-        "tanh",
-        "to",
-        "transpose",
-        "type_as",
-        "view",
-        "where",
-    }
-)
-
-
-def find_product(value: Value, depth: int = 12) -> Value | None:
-    """The product of two computed values that the scores come from, if they do."""
-    value = strip(value)
-    if depth == 0:
-        return None
-    if value.op in ("matmul", "bmm") and len(value.args) == 2 and not any(_is_weight(arg) for arg in value.args):
-        return value
-    letters = einsum_of(value)
-    if letters is not None:
-        return _product_of_einsum(value, letters[1], depth)
-    if value.op == "baddbmm" and len(value.args) == 3:
-        return value
-    if value.op in _LEADING:
-        for operand in value.args[1:] if value.op == "phi" else value.args:
-            found = find_product(operand, depth - 1)
-            if found is not None:
-                return found
-    return None
-
-
-def _product_of_einsum(value: Value, operands: tuple[Value, ...], depth: int) -> Value | None:
-    """The einsum itself, or the product that it mixes with a weight, as talking heads do."""
-    weights = [operand for operand in operands if _is_weight(operand)]
-    if len(operands) == 2 and not weights:
-        return value
-    inner = [strip(operand) for operand in operands if operand not in weights]
-    if len(inner) == len(weights) == 1 and inner[0].op in ("einsum", "matmul", "mul", "div"):
-        return find_product(inner[0], depth - 1)
-    return None
-
-
-def _is_weight(value: Value) -> bool:
-    """A parameter or a constant: a product with it is a projection, not a comparison of queries with keys."""
-    return strip(value).op in ("attr", "const", "global")
-
-
 def read(flow: Flow, product: Value, way: Weights) -> Attention:
     """The attention that leads from `product` through `way`. Raises Stop at what is not understood."""
     return _Reader(flow, product, way).read()
@@ -97,6 +32,7 @@ class _Reader:
         self.masks: list[Mask] = []
         self.scale: Value | None = None
         self.scale_op = "none"
+        self.scale_condition: Value | None = None
         self.passed: list[Value] = [product, *way.links]
 
     @property
@@ -125,10 +61,12 @@ class _Reader:
             transposed,
             self.scale,
             self.scale_op,
+            self.scale_condition,
             self.masks[::-1],
             self.way.dropout,
             self.way.condition,
-            self.product.args[1],
+            None if einsum_of(self.product) is not None else self.product.args[1],
+            self.passed,
             {**moves, **more},
         )
 
@@ -144,7 +82,9 @@ class _Reader:
     def check_masks(self) -> None:
         """Rows in which all keys are hidden must come out the same, so different ways of hiding must not meet."""
         fills = {mask.fill for mask in self.masks if mask.kind != "bias"}
-        biased = any(mask.kind == "bias" for mask in self.masks)
+        inner = self.masks[-1] if self.masks else None  # the first one that is applied
+        harmless = inner is not None and inner.kind == "bias" and inner.value is not None and is_product(inner.value)
+        biased = any(mask.kind == "bias" for mask in (self.masks[:-1] if harmless else self.masks))
         if len(fills) > 1:
             raise Stop("mask-fill", f"two masks hide scores with different numbers: {sorted(fills)}")
         if biased and fills - {-math.inf}:
@@ -197,8 +137,28 @@ class _Reader:
                 return other
         raise Stop("mask", f"mask not understood: `{text_of(value)}`", value.node)
 
+    def step_sub(self, value: Value, condition: Value | None) -> Value:
+        mixed = mixed_with_a_number(value, self.leads)
+        if mixed is None:
+            raise Stop("scores", f"between scores and softmax stands `{text_of(value)}`", value.node)
+        self.add_mixed(mixed, condition, value)
+        return mixed.scores
+
+    def add_mixed(self, mixed: Mixed, condition: Value | None, at: Value) -> None:
+        """`scores * mask - 1e9 * (1 - mask)`, which hides where the mask of zeros and ones is 0."""
+        if not is_zero_one(mixed.mask, self.owner):
+            raise Stop("mask", f"`{text_of(mixed.mask)}` is not known to be of zeros and ones", at.node)
+        self.passed.append(mixed.product)
+        self.add_mask("keep", mixed.mask, mixed.fill, condition, at)
+        self.masks[-1].numeric = True
+
     def step_add(self, value: Value, condition: Value | None) -> Value:
+        mixed = mixed_with_a_number(value, self.leads)
+        if mixed is not None:
+            self.add_mixed(mixed, condition, value)
+            return mixed.scores
         inner, bias = value.args if self.leads(value.args[0]) else value.args[::-1]
+        self.check_apart(bias, value)
         if self.scale_op != "none":
             raise Stop("mask", f"`{text_of(bias)}` is added before the scores are scaled", value.node)
         if is_boolean(bias) or is_number(bias, self.owner):
@@ -225,33 +185,39 @@ class _Reader:
         test, one, other = value.args
         if condition is not None or not (self.leads(one) and self.leads(other)):
             raise Stop("scores", "the scores come from two different branches", value.node)
-        if _reaches(other, one):
+        if reaches(other, one):
             one, other, test = other, one, Value("not", (test,))
-        elif not _reaches(one, other):
+        elif not reaches(one, other):
             raise Stop("scores", "the scores come from two different branches", value.node)
         while one is not other:
             one = self.step(one, test)
         return other
 
     def set_scale(self, op: str, factor: Value, condition: Value | None, at: Value) -> None:
-        if self.scale_op != "none" or condition is not None:
+        if self.scale_op != "none":
             raise Stop("scale", f"the scores are scaled in more than one place: `{text_of(at)}`", at.node)
         if not is_number(factor, self.owner):
             raise Stop("scale", f"the scale `{text_of(factor)}` is not a plain number", at.node)
-        self.scale_op, self.scale = op, factor
+        self.scale_op, self.scale, self.scale_condition = op, factor, condition
 
     def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
-        number = LOWEST if self.is_lowest(fill) else constant(fill)
+        number = LOWEST if self.is_lowest(fill) else constant(fill, self.owner)
         if number is None or number > -1e4:
             why = "is not known to be low enough" if number is None else "is not low enough"
             raise Stop("mask-fill", f"hidden scores become `{text_of(fill)}`, which {why} to hide them", at.node)
         if self.scale_op != "none" and number != -math.inf:
             raise Stop("mask", "the scores are masked before they are scaled", at.node)
+        self.check_apart(test, at)
         hides = hides_future(test)
         if hides is not None and hides == (kind == "hide"):
-            self.masks.append(Mask("causal", None, number, condition))
+            self.masks.append(Mask("causal", test if is_lower_right(test) else None, number, condition))
         else:
             self.masks.append(Mask(kind, test, number, condition))
+
+    def check_apart(self, term: Value, at: Value) -> None:
+        """Fused attention never has the scores, so that no mask can be made of them."""
+        if made_of(term, self.product):
+            raise Stop("mask", f"`{text_of(term)}` is made of the scores themselves", at.node)
 
     def is_lowest(self, fill: Value) -> bool:
         """`torch.finfo(scores.dtype).min`, or minus its max."""
@@ -312,7 +278,7 @@ class _Reader:
 
     def settle_scale(self, sizes: set[Symbol]) -> None:
         """Recognise 1/sqrt(head_dim), which needs not be said."""
-        if self.scale is None:
+        if self.scale is None or self.scale_condition is not None:
             return
         root = strip(self.scale)
         if self.scale_op == "div":
@@ -345,11 +311,7 @@ def _order(have: str, want: str) -> tuple[int, ...]:
     """The permutation that brings axes from `have` to `want`; empty if there is nothing to move."""
     if sorted(have) != sorted(want):
         raise Stop("scores", f"an operand has the axes `{have}`, where `{want}` are needed")
+    if REST in have and have != want:
+        raise Stop("scores", "axes would have to be moved of a tensor whose number of axes is not known")
     order = tuple(have.index(letter) for letter in want)
     return () if order == tuple(range(len(order))) else order
-
-
-def _reaches(value: Value, target: Value, depth: int = 8) -> bool:
-    if value is target:
-        return True
-    return depth > 0 and any(_reaches(arg, target, depth - 1) for arg in value.operands())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import string
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -37,9 +39,12 @@ def size_of(value: Value) -> tuple[Value, int] | None:
     return None
 
 
+REST = "*"  # stands among the letters for the axes of an ellipsis
+
+
 @dataclass(frozen=True)
 class Einsum:
-    """Letters of an einsum without ellipsis."""
+    """Letters of an einsum, `REST` for an ellipsis that all its terms begin with."""
 
     operands: tuple[str, ...]
     output: str
@@ -49,11 +54,22 @@ def einsum_of(value: Value) -> tuple[Einsum, tuple[Value, ...]] | None:
     """The letters and the operands of `torch.einsum`, if its equation is a literal."""
     if value.op != "einsum" or not value.args or not isinstance(value.args[0].data, str):
         return None
-    left, arrow, right = value.args[0].data.replace(" ", "").partition("->")
+    left, arrow, right = value.args[0].data.replace(" ", "").replace("...", REST).partition("->")
     operands = tuple(left.split(","))
-    if not arrow or "." in left or len(operands) != len(value.args) - 1:
+    if not arrow or "." in left + right or len(operands) != len(value.args) - 1:
+        return None
+    if REST in left + right and not all(term.startswith(REST) for term in (*operands, right)):
         return None
     return Einsum(operands, right), value.args[1:]
+
+
+def one_letter_each(pattern: str) -> str | None:
+    """An equation of einops, whose axes are words, in the letters of torch; None if they are not just words."""
+    words = list(dict.fromkeys(re.findall(r"\w+", pattern)))
+    if len(words) > len(string.ascii_letters) or re.search(r"[^\w\s,.>-]", pattern):
+        return None
+    letters = dict(zip(words, string.ascii_letters, strict=False))
+    return re.sub(r"\w+", lambda word: letters[word[0]], pattern)
 
 
 def last_sizes(value: Value) -> set[Symbol]:
@@ -66,8 +82,11 @@ def last_sizes(value: Value) -> set[Symbol]:
         for term, operand in zip(equation.operands, operands, strict=True):
             if equation.output[-1:] and equation.output[-1] in term:
                 axis = term.index(equation.output[-1])
-                known |= {("size", symbol(operand), axis), ("size", symbol(operand), axis - len(term))}
-        known.add(("size", symbol(value), len(equation.output) - 1))
+                known.add(("size", symbol(operand), axis - len(term)))
+                if REST not in term:
+                    known.add(("size", symbol(operand), axis))
+        if REST not in equation.output:
+            known.add(("size", symbol(value), len(equation.output) - 1))
     elif value.op in ("view", "reshape") and len(value.args) > 2:
         known |= {symbol(value.args[-1]), ("size", symbol(value), len(value.args) - 2)}
     elif (
@@ -94,7 +113,7 @@ def rank(value: Value, depth: int = 16) -> int | None:
         return None
     letters = einsum_of(value)
     if letters is not None:
-        return len(letters[0].output)
+        return None if REST in letters[0].output else len(letters[0].output)
     if value.op in ("view", "reshape") and len(value.args) > 2:
         return len(value.args) - 1
     if value.op == "permute":
@@ -141,6 +160,8 @@ def is_axis(value: Value | None, axis: int, of: Value) -> bool:
 
 def swaps_last_two(value: Value, dims: int | None = None) -> bool:
     """Whether the value is `tensor.transpose(-2, -1)` in any spelling; `dims` is its rank, if known from elsewhere."""
+    if value.op == "t":
+        return True
     if value.op == "permute" and _constants(value.args[1:]):
         order = [arg.data % (len(value.args) - 1) for arg in value.args[1:]]
         return order == [*range(len(order) - 2), len(order) - 1, len(order) - 2]

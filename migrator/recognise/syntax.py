@@ -34,6 +34,28 @@ def first_parameter(function: FunctionNode | None) -> str:
     return names[0].arg if names else "self"
 
 
+_ANSWERS = (ast.Compare, ast.UnaryOp)
+_SAYING = (*_ANSWERS, ast.Attribute, ast.Call, ast.Constant, ast.Name, ast.cmpop, ast.unaryop, ast.expr_context)
+
+
+def answer(function: ast.stmt) -> tuple[list[str], ast.expr] | None:
+    """Parameters and result of a function that only compares or negates: `def exists(x): return x is not None`."""
+    if not isinstance(function, ast.FunctionDef) or function.decorator_list:
+        return None
+    spec, (*comment, last) = function.args, function.body
+    plain = not (spec.vararg or spec.kwarg or spec.kwonlyargs or spec.posonlyargs or spec.defaults)
+    if not plain or not isinstance(last, ast.Return) or not isinstance(last.value, _ANSWERS):
+        return None
+    calls = [inner for inner in ast.walk(last.value) if isinstance(inner, ast.Call)]
+    if any(not (isinstance(inner.func, ast.Attribute) and inner.func.attr == "finfo") for inner in calls):
+        return None
+    if not all(isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in comment):
+        return None
+    if not all(isinstance(inner, _SAYING) for inner in ast.walk(last.value)):
+        return None
+    return [arg.arg for arg in spec.args], last.value
+
+
 def bind(info_parameters: Mapping[str, ast.expr | None], call: ast.Call) -> dict[str, ast.expr] | None:
     """Arguments of `call` by parameter name, defaults filled in; None where `*` or `**` hides them."""
     if any(isinstance(arg, ast.Starred) for arg in call.args) or any(k.arg is None for k in call.keywords):

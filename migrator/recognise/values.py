@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from migrator.recognise.index import ClassInfo, Definition
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.operations import TRANSPARENT, VIEWS
 from migrator.recognise.syntax import FunctionNode
 
@@ -77,6 +77,7 @@ class Flow:
     function: FunctionNode
     owner: ClassInfo | None
     definition: Definition
+    index: FileIndex
     self_name: str = "self"
     values: list[Value] = field(default_factory=list)
     returns: list[tuple[Value, ast.Return]] = field(default_factory=list)
@@ -85,6 +86,7 @@ class Flow:
     assigned: dict[ast.stmt, list[Value]] = field(default_factory=dict)
     around: dict[ast.stmt, ast.stmt | None] = field(default_factory=dict)  # the innermost `with`
     bounds: dict[ast.expr, Value] = field(default_factory=dict)  # what the ends of slices stand for
+    deleted: dict[ast.stmt, list[Value]] = field(default_factory=dict)  # what `del name` names
     returned_early: bool = False
 
     def of(self, op: str) -> list[Value]:
@@ -93,32 +95,39 @@ class Flow:
     def parameter(self, name: str) -> Value | None:
         return next((value for value in self.values if value.op == "param" and value.data == name), None)
 
-    def text_at(self, value: Value, statement: ast.stmt) -> str | None:
-        """Source for `value` that is right where `statement` stands: a name that holds it, else its own text."""
-        name = self.name_at(value, statement)
+    def text_at(self, value: Value, statement: ast.stmt, given: Value | None = None) -> str | None:
+        """Source for `value` that is right where `statement` stands: a name that holds it, else its own text.
+
+        With `given` it need only be right where that condition holds.
+        """
+        name = self.name_at(value, statement, given)
         if name is not None:
             return name
         if value.node is None or any(isinstance(node, ast.NamedExpr) for node in ast.walk(value.node)):
             return None
-        if value.statement is not None and value.statement is not statement and not self._still_holds(value, statement):
+        elsewhere = value.statement is not None and value.statement is not statement
+        if elsewhere and not self._still_holds(value, statement, given):
             return None
         return self.definition.source(value.node)
 
-    def name_at(self, value: Value, statement: ast.stmt) -> str | None:
+    def name_at(self, value: Value, statement: ast.stmt, given: Value | None = None) -> str | None:
         """A name that holds the value when control comes to `statement`."""
-        names = self.before.get(statement, {})
+        names = self._names_at(statement, given)
         return next((name for name, held in names.items() if held is value), None)
 
-    def named_in(self, value: Value, statement: ast.stmt) -> list[Value]:
+    def named_in(self, value: Value, statement: ast.stmt, given: Value | None = None) -> list[Value]:
         """What the names in `value`'s text stand for at `statement`."""
-        names = self.before.get(statement, {})
+        names = self._names_at(statement, given)
         words = ast.walk(value.node) if value.node is not None else ()
         return [names[node.id] for node in words if isinstance(node, ast.Name) and node.id in names]
 
-    def _still_holds(self, value: Value, statement: ast.stmt) -> bool:
+    def _names_at(self, statement: ast.stmt, given: Value | None) -> dict[str, Value]:
+        return {name: side(held, given) for name, held in self.before.get(statement, {}).items()}
+
+    def _still_holds(self, value: Value, statement: ast.stmt, given: Value | None) -> bool:
         """Whether the names inside `value`'s text mean at `statement` what they meant where it was written."""
         assert value.node is not None and value.statement is not None
-        then, now = self.before[value.statement], self.before.get(statement, {})
+        then, now = self.before[value.statement], self._names_at(statement, given)
         names = {node.id for node in ast.walk(value.node) if isinstance(node, ast.Name)}
         attributes = {ast.unparse(node) for node in ast.walk(value.node) if isinstance(node, ast.Attribute)}
         if self.around.get(value.statement) is not self.around.get(statement):
@@ -136,6 +145,18 @@ def walked(item: Value) -> Value | None:
     if source is not None and source.op == "call" and source.data == "enumerate" and source.args:
         source = source.args[0]
     return source
+
+
+def side(value: Value, given: Value | None) -> Value:
+    """What a value is where `given` holds: of two branches that met, the one that was run."""
+    while given is not None and value.op == "phi":
+        if value.args[0] is given:
+            value = value.args[1]
+        elif given.op == "not" and given.node is None and value.args[0] is given.args[0]:
+            value = value.args[2]
+        else:
+            break
+    return value
 
 
 def strip(value: Value) -> Value:

@@ -6,8 +6,9 @@ import ast
 from dataclasses import dataclass, field
 
 from migrator.recognise.anatomy import Stop, text_of
-from migrator.recognise.index import FileIndex
+from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.shapes import einsum_of
+from migrator.recognise.syntax import bind
 from migrator.recognise.values import Flow, Value
 
 _PASSING = frozenset({"dropout", "contiguous", "clone", "identity", "call_local"})
@@ -108,18 +109,42 @@ def stranger(softmax: Value, depth: int = 8) -> Value | None:
 
 def check(flow: Flow, way: Weights) -> None:
     """Nobody but the weighted sum may see the weights: the fast path never has them."""
-    if way.dropout is not None and way.dropout.op == "call_local":
+    if way.dropout is not None and way.dropout.op == "call_local" and not _is_given_dropout(flow, way.dropout.args[0]):
         raise Stop("dropout", "the weights pass through a function that was handed in", way.dropout.node)
     known = {*way.links, way.output}
     escaping = {value for value, _ in flow.returns} | {store.value for store in flow.stores}
     for link in way.links:
         if link in escaping or any(user not in known for user in link.users):
             raise Stop("weights-used", "the attention weights are used again after the weighted sum")
-    index = flow.owner.index if flow.owner is not None else None
     for value in (way.softmax, way.dropout):
         path = value.data if value is not None else None
-        if index is not None and isinstance(path, str) and path.startswith("self.") and _hooked(index, path[5:]):
+        if isinstance(path, str) and path.startswith("self.") and _hooked(flow.index, path[5:]):
             raise Stop("weights-used", f"a hook watches `{path}`, through which the attention weights pass")
+
+
+def _is_given_dropout(flow: Flow, called: Value) -> bool:
+    """Whether a parameter of a free function is `nn.Dropout` or None in all calls that the file makes."""
+    if called.op != "param" or flow.owner is not None or flow.definition.tree is not flow.function:
+        return False
+    names = [arg.arg for arg in (*flow.function.args.posonlyargs, *flow.function.args.args)]
+    given: set[str] = set()
+    for definition in flow.index.definitions:
+        owner = flow.index.classes.get(definition.name)
+        for node in ast.walk(definition.tree) if flow.function.name in definition.text else ():
+            if isinstance(node, ast.Call) and flow.index.resolve(node.func) == flow.function.name:
+                bound = bind(dict.fromkeys(names), node)
+                given.add("" if bound is None else _kind_of(bound.get(called.data), owner))
+    return "torch.nn.Dropout" in given and given <= {"torch.nn.Dropout", "None"}
+
+
+def _kind_of(argument: ast.expr | None, owner: ClassInfo | None) -> str:
+    """The class of the module `self.name` that is handed over, or "None" for none."""
+    if argument is None or (isinstance(argument, ast.Constant) and argument.value is None):
+        return "None"
+    if owner is None or not isinstance(argument, ast.Attribute) or ast.unparse(argument.value) != "self":
+        return ""
+    made = owner.attribute(argument.attr)
+    return (owner.index.resolve(made.func) or "") if isinstance(made, ast.Call) else ""
 
 
 def _hooked(index: FileIndex, attribute: str) -> bool:
@@ -130,7 +155,7 @@ def _hooked(index: FileIndex, attribute: str) -> bool:
         for node in ast.walk(definition.tree):
             if isinstance(node, ast.Attribute) and node.attr.startswith("register_") and node.attr.endswith("_hook"):
                 held = node.value
-                if isinstance(held, ast.Attribute) and held.attr == attribute.rpartition(".")[2]:
+                if isinstance(held, ast.Attribute) and held.attr == attribute.partition("[")[0].rpartition(".")[2]:
                     return True
     return False
 
