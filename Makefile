@@ -7,8 +7,9 @@ FILE := latent_drift_trajectory.py
 
 .PHONY: demo test lint bench clean
 
+# Two tests at a time, each of them on one thread.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
