@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILE := latent_drift_trajectory.py
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench corpus clean
 
 test: lint
 	$(BIN)/python -m pytest
@@ -25,6 +25,10 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+# The tool on pinned packages that nobody here wrote; writes docs/coverage.md.
+corpus: $(STAMP)
+	$(BIN)/python -m tests.corpus.run
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
