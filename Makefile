@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILE := latent_drift_trajectory.py
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench corpus clean
 
 # Two tests at a time, each of them on one thread.
 test: lint
@@ -26,6 +26,10 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+# The tool on pinned packages that nobody here wrote; writes docs/coverage.md.
+corpus: $(STAMP)
+	$(BIN)/python -m tests.corpus.run
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

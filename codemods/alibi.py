@@ -86,7 +86,7 @@ class ALiBi(Codemod):
         owners = [found.owner for found in part.attentions]
         for position, found in enumerate(part.attentions):
             yield from _arrival(part.index, found, part, found.owner not in owners[:position])
-        for departure in part.departures:
+        for departure in (one for one in part.departures if one.edits):
             if departure.replacement is None:
                 assert isinstance(departure.node, ast.stmt)
                 yield Remove(departure.definition, departure.node)

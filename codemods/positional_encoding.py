@@ -27,6 +27,7 @@ from migrator.recognise.liveness import unneeded
 from migrator.recognise.positions import Sinusoid, carriers, encodings, sinusoids
 from migrator.recognise.spelling import runtime_name
 from migrator.recognise.syntax import stored_names
+from migrator.recognise.tables import adds_table, table_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class PositionalEncodingToRuntime(Codemod):
                     info.name, info.definition.line(forward), (forward.end_lineno or 0) + info.definition.shift
                 )
                 yield Modern(place, "sinusoidal table is cached already")
+        for info in index.modules.values():
+            kept = table_of(info)
+            if kept is not None and adds_table(info, kept):
+                place = Place.of(info.name, info.node, info.definition)
+                yield Modern(place, f"sinusoidal table is computed once, and kept in `{kept.attribute}`")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part

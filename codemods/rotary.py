@@ -109,7 +109,7 @@ class Rotary(Codemod):
             yield Insert(definition, arrival.statement, arrival.rotation, "before")
             for node, name in arrival.renamed:
                 yield Replace(definition, node, name)
-        for departure in part.departures:
+        for departure in (one for one in part.departures if one.edits):
             if departure.replacement is None:
                 assert isinstance(departure.node, ast.stmt)
                 yield Remove(departure.definition, departure.node)

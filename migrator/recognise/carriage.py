@@ -32,7 +32,8 @@ class Departure:
     node: ast.AST
     replacement: str | None
     call: ast.expr | None  # the call of the carrier, where there is one
-    argument: str = ""
+    argument: str = ""  # what the call gives while the positions are off
+    edits: bool = True
 
 
 def keepers(index: FileIndex) -> Iterator[tuple[Consumer, Obstacle | None]]:
@@ -93,6 +94,9 @@ def _of_consumer(index: FileIndex, consumer: Consumer) -> Obstacle | None:
     init = consumer.info.methods["__init__"]
     if _is_conditional(init, consumer.assignment.value):
         return "conditional", f"{where} is built under a condition", "split the two cases into two classes"
+    if consumer.dropout and consumer.replacement is None:
+        seen = f"the rate of the dropout in {where} is not said where it is built"
+        return "carrier", seen, "hand the rate over as a number or a name"
     if not _plain(consumer.assignment.statement):
         return "layout", f"{where} is assigned together with something else", "assign it in a statement of its own"
     return None
@@ -117,9 +121,21 @@ def departures(group: PositionGroup) -> Iterator[Departure]:
     """All that goes: the attribute and each call of it."""
     for consumer in group.consumers:
         definition = consumer.info.definition
-        yield Departure(definition, consumer.assignment.statement, None, None)
+        if consumer.replacement is not None:  # the calls stay, and only drop
+            yield Departure(definition, consumer.assignment.value, consumer.replacement, None)
+        else:
+            yield Departure(definition, consumer.assignment.statement, None, None)
         for _, value in consumer.calls:
-            yield _of_call(definition, value)
+            yield _of_call(definition, value) if consumer.replacement is None else _dropping(consumer, value)
+
+
+def _dropping(consumer: Consumer, value: Value) -> Departure:
+    node = value.node
+    assert isinstance(node, ast.Call)
+    source = consumer.info.definition.source
+    argument = source(node.args[0] if node.args else node.keywords[0].value)
+    dropped = f"{source(node.func)}.{consumer.dropout}({argument})"
+    return Departure(consumer.info.definition, node, None, node, dropped, edits=False)
 
 
 def _of_call(definition: Definition, value: Value) -> Departure:

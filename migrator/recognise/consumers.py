@@ -12,10 +12,11 @@ from migrator.recognise.composition import Component, components, contains, reac
 from migrator.recognise.constants import number
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Assignment, ClassInfo, FileIndex
-from migrator.recognise.positions import carriers, encodings
+from migrator.recognise.positions import carriers, dropout_of, encodings
 from migrator.recognise.shapes import symbol
 from migrator.recognise.spelling import bound_in
 from migrator.recognise.syntax import bind
+from migrator.recognise.tables import table_of
 from migrator.recognise.values import Flow, Value, walked
 
 RETURNED = "they are returned"
@@ -44,6 +45,8 @@ class Consumer:
     stacks: list[Component] = field(default_factory=list)
     positioned: set[int] = field(default_factory=set)
     elsewhere: str = ""
+    dropout: str = ""  # the attribute of the carrier that drops a part of the sum
+    replacement: str | None = None  # what makes such a dropout in the carrier's place
 
 
 @dataclass(eq=False)
@@ -63,6 +66,9 @@ def consumers(index: FileIndex) -> list[Consumer]:
             assignment = info.attributes[attribute][0]
             base, text = _base(info, assignment, carrier)
             consumer = Consumer(info, attribute, assignment, base, text, _calls(index, info, attribute))
+            consumer.dropout = dropout_of(carrier) if carrier is not None else ""
+            if carrier is not None and consumer.dropout and isinstance(assignment.value, ast.Call):
+                consumer.replacement = _dropout(info, assignment.value, carrier, consumer.dropout)
             _follow(index, consumer)
             found.append(consumer)
     return found
@@ -102,6 +108,9 @@ def _base(info: ClassInfo, assignment: Assignment, carrier: ClassInfo | None) ->
         return None, ""
     if carrier is None:
         return _encoding_base(info, assignment.value)
+    kept = table_of(carrier)
+    if kept is not None:
+        return ast.Constant(kept.base), repr(kept.base)
     inner, text = next((_encoding_base(carrier, value) for value in _encoding_calls(carrier)), (None, ""))
     if not isinstance(inner, ast.Name) or inner.id not in carrier.init_parameters:
         return (inner, text) if isinstance(inner, ast.Constant) else (None, "")
@@ -111,6 +120,23 @@ def _base(info: ClassInfo, assignment: Assignment, carrier: ClassInfo | None) ->
         return None, ""
     source = carrier if value is carrier.init_parameters[inner.id] else info
     return value, source.definition.source(value)
+
+
+def _dropout(info: ClassInfo, call: ast.Call, carrier: ClassInfo, attribute: str) -> str | None:
+    """`nn.Dropout(rate)` as the class that holds the carrier can say it."""
+    made = carrier.attribute(attribute)
+    rates = [*made.args, *(k.value for k in made.keywords)] if isinstance(made, ast.Call) else []
+    if not isinstance(made, ast.Call) or len(rates) > 1:
+        return None
+    spelling, rate = carrier.definition.source(made.func), rates[0] if rates else None
+    if rate is None or isinstance(rate, ast.Constant):
+        return f"{spelling}({'' if rate is None else carrier.definition.source(rate)})"
+    bound = bind(carrier.init_parameters, call)
+    given = bound.get(rate.id) if bound is not None and isinstance(rate, ast.Name) else None
+    if given is None or not isinstance(rate, ast.Name):
+        return None
+    source = carrier if given is carrier.init_parameters.get(rate.id) else info
+    return f"{spelling}({source.definition.source(given)})"
 
 
 def _encoding_calls(carrier: ClassInfo) -> Iterator[ast.Call]:

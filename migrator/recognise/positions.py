@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from migrator.recognise.arithmetic import FUNCTIONS
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.shapes import arange_length, grid_axis, size_of
+from migrator.recognise.tables import reads_from_the_start, table_of
 from migrator.recognise.values import Flow, Value, strip
 
 _BASES = (10000.0, 53.0)
@@ -50,7 +51,7 @@ def sinusoids(index: FileIndex) -> list[Sinusoid]:
 
 
 def carriers(index: FileIndex) -> dict[str, ClassInfo]:
-    """Classes whose whole forward is to add sinusoidal positions to their input."""
+    """Classes whose whole forward is to add sinusoidal positions to their input; dropout may follow."""
     added = {id(one.total) for one in sinusoids(index) if one.total.node is not None}
     table: dict[str, ClassInfo] = {}
     for info in index.modules.values():
@@ -59,10 +60,31 @@ def carriers(index: FileIndex) -> dict[str, ClassInfo]:
             continue
         flow = flow_of(index, info.definition, forward, info)
         if len(flow.returns) == 1:
-            value = strip(flow.returns[0][0])
-            if id(value) in added or (value.op == "module" and value.data in encodings(info)):
+            value = _before_dropout(flow.returns[0][0])
+            if id(value) in added or (value.op == "module" and value.data in encodings(info)) or _adds(info, value):
                 table[info.name] = info
     return table
+
+
+def dropout_of(carrier: ClassInfo) -> str:
+    """The attribute of a carrier that drops a part of the sum, or ""."""
+    flow = flow_of(carrier.index, carrier.definition, carrier.methods["forward"], carrier)
+    value = strip(flow.returns[0][0])
+    return value.data.removeprefix("self.") if value.op == "dropout" and isinstance(value.data, str) else ""
+
+
+def _before_dropout(value: Value) -> Value:
+    value = strip(value)
+    held = value.op == "dropout" and isinstance(value.data, str) and value.data.startswith("self.")
+    return strip(value.args[0]) if held else value
+
+
+def _adds(info: ClassInfo, value: Value) -> bool:
+    """`x + self.table[:, : x.size(1)]`, with a table that `__init__` made."""
+    if value.op != "add" or not any(arg.op == "param" for arg in value.args):
+        return False
+    kept = table_of(info)
+    return kept is not None and any(reads_from_the_start(arg, kept) for arg in value.args)
 
 
 def encodings(info: ClassInfo) -> set[str]:
@@ -169,27 +191,10 @@ class _Grid:
         if value.op in ("to", "float") and value.args:
             return self.evaluate(value.args[0])
         args = [self.evaluate(arg) for arg in value.args]
-        function = _FUNCTIONS.get(value.op)
+        function = FUNCTIONS.get(value.op)
         if function is None or len(args) != function[0] or (value.op in ("add", "sub") and "alpha" in value.keywords):
             raise _Unknown
         return function[1](*args)
-
-
-_FUNCTIONS: dict[str, tuple[int, Callable[..., float]]] = {
-    "add": (2, lambda a, b: a + b),
-    "sub": (2, lambda a, b: a - b),
-    "mul": (2, lambda a, b: a * b),
-    "div": (2, lambda a, b: a / b),
-    "pow": (2, lambda a, b: a**b),
-    "mod": (2, lambda a, b: a % b),
-    "floordiv": (2, lambda a, b: a // b),
-    "neg": (1, lambda a: -a),
-    "sin": (1, math.sin),
-    "cos": (1, math.cos),
-    "exp": (1, math.exp),
-    "log": (1, math.log),
-    "sqrt": (1, math.sqrt),
-}
 
 
 def _same_rounding(term: Value) -> bool:

@@ -6,7 +6,7 @@ import ast
 
 from migrator.recognise.anatomy import Attention
 from migrator.recognise.index import ClassInfo
-from migrator.recognise.shapes import Einsum, einsum_of
+from migrator.recognise.shapes import Einsum, einsum_of, rank
 from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Value, strip
 
@@ -38,7 +38,27 @@ def _dim(owner: ClassInfo, value: Value, axis: int, depth: int = 8) -> ast.expr 
         return _dim(owner, value.args[0], source, depth - 1) if source is not None else None
     if value.op in ("mul", "div"):
         return _dim(owner, value.args[0], axis, depth - 1)
+    parts = _taken_apart(value)
+    if parts is not None:
+        whole, removed = parts
+        return _dim(owner, whole, axis if axis > removed else axis - 1, depth - 1)
     return None
+
+
+def _taken_apart(value: Value) -> tuple[Value, int] | None:
+    """(tensor, its (negative) axis that is gone) of `q` in `q, k, v = qkv.unbind(0)`, `qkv[0]`, or `q, k, v = qkv`."""
+    if value.op == "getitem":
+        single = isinstance(value.data, ast.Constant) and isinstance(value.data.value, int)
+        whole, axis = (value.args[0], 0) if single else (None, 0)
+    elif value.op == "unpack" and value.args[0].op == "unbind":
+        given = value.args[0].argument(1, "dim")
+        whole, axis = value.args[0].args[0], 0 if given is None else given.data
+    else:
+        whole, axis = (value.args[0], 0) if value.op == "unpack" else (None, 0)
+    dims = rank(whole) if whole is not None else None
+    if whole is None or dims is None or not isinstance(axis, int):
+        return None
+    return whole, axis - dims if axis >= 0 else axis
 
 
 def _of_letter(owner: ClassInfo, equation: Einsum, operands: tuple[Value, ...], letter: str) -> ast.expr | None:

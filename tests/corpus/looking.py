@@ -29,6 +29,7 @@ class Row:
     outcomes: tuple[Outcome, ...]
     verdict: str
     notes: tuple[str, ...] = ()
+    text: str = ""
 
     @property
     def words(self) -> list[str]:
@@ -53,23 +54,28 @@ class Look:
     seconds: float = 0.0
 
 
-def look(folder: Path, prover: Prover | None, phase: Phase = Phase.DROP_IN) -> Look:
-    """Plan every Python file below `folder`, and prove what changes if there is a prover."""
+def look(folder: Path, prover: Prover | None, phase: Phase = Phase.DROP_IN, earlier: Look | None = None) -> Look:
+    """Plan every Python file below `folder`, and prove what changes if there is a prover.
+
+    What `earlier`, the look of the phase before, has proved already is not proved again.
+    """
     seen = Look()
+    before = {row.path: row for row in earlier.rows} if earlier is not None else {}
     for path in sorted(folder.rglob("*.py")):
         data = path.read_bytes()
         seen.files += 1
         seen.lines += data.count(b"\n")
         start = time.perf_counter()
-        row = _row(path, data, phase, prover) if may_contain_transformer(data) else None
+        name = path.relative_to(folder).as_posix()
+        row = _row(path, data, phase, prover, before.get(name)) if may_contain_transformer(data) else None
         seen.seconds += time.perf_counter() - start
         if row is not None and (row.outcomes or row.verdict == "crash"):
-            row.path = path.relative_to(folder).as_posix()
+            row.path = name
             seen.rows.append(row)
     return seen
 
 
-def _row(path: Path, data: bytes, phase: Phase, prover: Prover | None) -> Row | None:
+def _row(path: Path, data: bytes, phase: Phase, prover: Prover | None, before: Row | None) -> Row | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in the foreign code
@@ -80,11 +86,13 @@ def _row(path: Path, data: bytes, phase: Phase, prover: Prover | None) -> Row | 
         return Row(str(path), (), "crash", (f"{type(error).__name__}: {error}",))
     if not planned.changed:
         return Row(str(path), planned.outcomes, "unchanged")
+    if before is not None and before.text == planned.text:
+        return Row(str(path), planned.outcomes, before.verdict, before.notes)
     if prover is None:
         return Row(str(path), planned.outcomes, "not tried")
     verification = prover.prove(replace(planned, path=path.resolve()), timeout=SECONDS)
     failed = tuple(f"{c.symbol}: {c.name}: {c.message}" for c in verification.checks if not c.passed)
-    return Row(str(path), planned.outcomes, verification.status, failed or verification.notes)
+    return Row(str(path), planned.outcomes, verification.status, failed or verification.notes, planned.text)
 
 
 def refusals(rows: list[Row]) -> Counter[str]:

@@ -55,7 +55,7 @@ def prepare(packages: list[Package]) -> None:
 def examine(package: Package, prover: prove.Prover) -> Seen:
     folder = install(package)
     drop_in = look(folder, prover)
-    architecture = look(folder, prover, Phase.ARCHITECTURE)
+    architecture = look(folder, prover, Phase.ARCHITECTURE, drop_in)
     return Seen(package, drop_in, architecture, unexpected(package, drop_in, architecture))
 
 
