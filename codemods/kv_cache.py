@@ -28,12 +28,14 @@ from migrator.recognise.axes import Lane
 from migrator.recognise.cached import takes_cache
 from migrator.recognise.decoding import Decoder, decoders
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.loops import decoding_loops
 from migrator.recognise.runs import RUN_REFUSALS
 from migrator.recognise.spelling import LINE_LIMIT, call, free_local, runtime_name
 from migrator.recognise.syntax import FunctionNode
 
 _HAND_ON = "past_kv=past_kv"
 _FIRST = "past_kv=past_kv and past_kv[0]"
+_ENCODING = ("mask", "output")  # what keeps encoders and classifiers from decoding is no fault of theirs
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class KeyValueCache(Codemod):
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
+        decodes = any(True for _ in decoding_loops(index))
         for found in decoders(index):
             owner = found.stack.owner
             place = Place.of(f"{owner.name}.{found.stack.component.attribute}", found.stack.statement, owner.definition)
             if isinstance(found, Decoder):
                 yield _site(index, found, place)
+            elif found.code in _ENCODING and not decodes:
+                yield Modern(place, f"nothing here decodes with it: {found.seen}")
             elif found.code:
                 yield Refusal(place, found.code, found.seen, found.remedy)
             else:
