@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from graphlib import TopologicalSorter
 
@@ -22,15 +23,27 @@ def name_of(codemod: type[Codemod]) -> str:
 @cache
 def all_codemods() -> tuple[type[Codemod], ...]:
     """Every codemod, by phase and then in the order that `after` asks for."""
-    package = importlib.import_module("codemods")
-    found: list[type[Codemod]] = []
-    for module in sorted(item.name for item in pkgutil.iter_modules(package.__path__)):
-        found.extend(_of_module(f"codemods.{module}"))
+    found = [codemod for name in names() for codemod in _of_module(f"codemods.{name}")]
     return tuple(codemod for phase in Phase for codemod in _ordered([c for c in found if c.phase == phase]))
 
 
+@cache
 def names() -> list[str]:
-    return [name_of(codemod) for codemod in all_codemods()]
+    """The names alone, without loading any codemod."""
+    package = importlib.import_module("codemods")
+    return sorted(item.name for item in pkgutil.iter_modules(package.__path__))
+
+
+def check_names(asked: Iterable[str]) -> None:
+    """See that there are codemods of these names.
+
+    Raises:
+        ValueError: there is none of one of them; with the nearest name, or all of them.
+    """
+    for name in sorted(set(asked) - set(names())):
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
+        raise ValueError(f"no codemod is called {name!r}; {hint}")
 
 
 def chosen(phase: Phase, only: frozenset[str], skip: frozenset[str], choices: Mapping[str, str]) -> list[type[Codemod]]:

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from migrator.config import Config, nearest
 from migrator.errors import MigrateError
+from migrator.read.files import python_files
+from migrator.read.ignoring import Rules
 from migrator.report.result import CHECK, DRY_RUN, WRITE, FileResult, RunResult
 from migrator.run.options import Options
 
@@ -38,13 +41,11 @@ class Work:
 
 def execute(options: Options) -> RunResult:
     """Read, plan, prove, and write all files or none."""
-    from migrator.read.files import python_files
-
     errors: list[MigrateError] = []
     files: list[FileResult] = []
     restored: tuple[Path, ...] = ()
     try:
-        named = python_files(options.paths)
+        named = python_files(options.paths, _excluded(options.config))
         restored = _recover(options, [file.path for file in named])
         works = []
         for file in named:
@@ -58,6 +59,10 @@ def execute(options: Options) -> RunResult:
     except MigrateError as error:
         errors.append(error)
     return RunResult(tuple(files), options.phase, options.mode, options.verify, tuple(errors), restored)
+
+
+def _excluded(config: Config) -> Rules:
+    return Rules().with_patterns(config.folder, config.exclude)
 
 
 def _recover(options: Options, files: Iterable[Path]) -> tuple[Path, ...]:
@@ -164,14 +169,12 @@ def _check_writable(works: Iterable[Work]) -> None:
 
 
 def _prove(options: Options, prover: Prover, works: Sequence[Work]) -> None:
-    from migrator.config import probes_for
-
     with _spinner() as show:
         for work in works:
             assert work.result.plan is not None
             progress = _labelled(show, str(work.source.path)) if show is not None else None
             # The proof works in a directory of its own, so that it has to be told where the file is.
-            plan = replace(work.result.plan, path=work.source.target, probes=probes_for(work.source.target))
+            plan = replace(work.result.plan, path=work.source.target, probes=nearest(work.source.target).probes)
             work.result.verification = prover.prove(plan, timeout=options.timeout, progress=progress)
 
 
