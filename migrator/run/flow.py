@@ -111,6 +111,8 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
             with _collect(errors):
                 work.result.plan = _plan(options, work.source)
         changed = [work for work in works if work.result.changed]
+        if options.format == "sarif":
+            _keep_texts(changed)
         if errors or not changed or options.mode == CHECK:
             return
         if options.mode == DRY_RUN:
@@ -142,7 +144,7 @@ def _plan(options: Options, source: Source) -> Plan:
             only=options.only,
             skip=options.skip,
             choices={"positions": options.positions, "feed_forward": options.feed_forward},
-            findings_only=options.mode == CHECK,
+            findings_only=options.mode == CHECK and options.format != "sarif",  # which has the fixes
         )
     except (SyntaxError, RecursionError, MemoryError) as error:
         if options.debug:
@@ -151,6 +153,12 @@ def _plan(options: Options, source: Source) -> Plan:
     except MigrateError as error:
         error.path = error.path or str(source.path)
         raise
+
+
+def _keep_texts(works: Iterable[Work]) -> None:
+    for work in works:
+        encoding = work.source.encoding
+        work.result.texts = (work.source.data.decode(encoding), work.after.decode(encoding))
 
 
 def _diff(works: Iterable[Work]) -> None:
