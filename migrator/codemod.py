@@ -336,6 +336,8 @@ class Codemod(_Command):
         after: names of codemods of the same phase that have to run first.
         choice: (option, value) for codemods of which the user chooses one, such as ("positions", "alibi").
         refusals: {code: what it means}; each code has a fixture.
+        formula: the mathematics, in a line or a few.
+        example: a small legacy file that it has something to say about, for `migrate explain`.
     """
 
     phase: ClassVar[Phase]
@@ -345,6 +347,8 @@ class Codemod(_Command):
     after: ClassVar[tuple[str, ...]] = ()
     choice: ClassVar[tuple[str, str] | None] = None
     refusals: ClassVar[Mapping[str, str]] = {}
+    formula: ClassVar[str] = ""
+    example: ClassVar[str] = ""
     DESCRIPTION: ClassVar[str] = "Migrates PyTorch transformers; see the codemod's rationale."
 
     def __init_subclass__(cls) -> None:
