@@ -337,7 +337,8 @@ class Codemod(_Command):
         choice: (option, value) for codemods of which the user chooses one, such as ("positions", "alibi").
         refusals: {code: what it means}; each code has a fixture.
         formula: the mathematics, in a line or a few.
-        example: a small legacy file that it has something to say about, for `migrate explain`.
+
+    `migrate explain NAME` also shows what the codemod makes of `examples/NAME.txt` beside its module, a small file.
     """
 
     phase: ClassVar[Phase]
@@ -348,7 +349,6 @@ class Codemod(_Command):
     choice: ClassVar[tuple[str, str] | None] = None
     refusals: ClassVar[Mapping[str, str]] = {}
     formula: ClassVar[str] = ""
-    example: ClassVar[str] = ""
     DESCRIPTION: ClassVar[str] = "Migrates PyTorch transformers; see the codemod's rationale."
 
     def __init_subclass__(cls) -> None:

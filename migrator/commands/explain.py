@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import click
@@ -83,13 +84,14 @@ def _show_head(page: Page, name: str, codemod: type[Codemod]) -> None:
 
 def _show_example(page: Page, name: str, codemod: type[Codemod]) -> None:
     """What this very codemod says of its example, and makes of it."""
-    if not codemod.example:
+    file = files(codemod.__module__.rpartition(".")[0]) / "examples" / f"{name}.txt"
+    if not file.is_file():
         return
     from migrator.report.diff import unified
     from migrator.run.api import plan
 
     positions = codemod.choice[1] if codemod.choice is not None else "rotary"
-    before = codemod.example.lstrip("\n")
+    before = file.read_text(encoding="utf-8")
     result = plan(before, path="example.py", phase=int(codemod.phase), only=[name], positions=positions)
     page.line("example", "bold")
     for found in result.outcomes:

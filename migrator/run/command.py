@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from migrator.config import nearest
 from migrator.report.result import CHECK, DRY_RUN, WRITE
-from migrator.run.dispatch import CommandLine
+from migrator.run.dispatch import CommandLine, PathOrSubcommand
 from migrator.run.flow import execute
 from migrator.run.manual import Option
 from migrator.run.options import Options
@@ -24,6 +24,8 @@ FORMATS = ("text", "json", "sarif", "github")
 
 def _configured(context: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """The paths; and from here on the project's configuration stands in for options that are not given."""
+    if context.resilient_parsing:  # the shell asks for completions
+        return paths
     config = nearest(Path(os.path.commonpath([path.resolve() for path in paths])) if paths else Path())
     _check_names(config.switches)
     context.default_map = config.defaults()
@@ -51,6 +53,14 @@ def _check_names(names: Collection[str]) -> None:
             raise click.BadParameter(str(error)) from error
 
 
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of codemods for the shell, behind those that are there already."""
+    from migrator.rewrite.registry import names
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in names() if name.startswith(last)]
+
+
 def _option(group: str, *names: str, **settings: Any) -> Callable[[Function], Function]:
     return click.option(*names, cls=Option, group=group, **settings)
 
@@ -59,12 +69,28 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
 
 
 @click.command(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
-@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=Path), is_eager=True,
+@click.argument("paths", nargs=-1, metavar="PATH...", type=PathOrSubcommand(path_type=Path), is_eager=True,
                 callback=_configured)  # fmt: skip
 @_option(WHAT, "--phase", type=click.Choice(["1", "2", "3", "4"]), default="1", show_default=True,
          help="1: same function, same weights; 2: the architecture too.")  # fmt: skip
-@_option(WHAT, "--only", multiple=True, callback=_names, metavar="CODEMOD", help="Run only these; repeatable, or a,b.")
-@_option(WHAT, "--skip", multiple=True, callback=_names, metavar="CODEMOD", help="Leave these out; repeatable, or a,b.")
+@_option(
+    WHAT,
+    "--only",
+    multiple=True,
+    callback=_names,
+    shell_complete=_complete,
+    metavar="CODEMOD",
+    help="Run only these; repeatable, or a,b.",
+)
+@_option(
+    WHAT,
+    "--skip",
+    multiple=True,
+    callback=_names,
+    shell_complete=_complete,
+    metavar="CODEMOD",
+    help="Leave these out; repeatable, or a,b.",
+)
 @_option(WHAT, "--positions", type=click.Choice(["rotary", "alibi"]), default="rotary", show_default=True,
          help="What replaces additive positions in phase 2.")  # fmt: skip
 @_option(WHAT, "--feed-forward", type=click.Choice(["neutral", "warm"]), default="neutral", show_default=True,

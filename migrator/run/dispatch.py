@@ -43,11 +43,16 @@ class CommandLine(click.Command):
             formatter.write_dl([(name, subcommand(name).get_short_help_str(80)) for name in subcommands()])
         manual.write_rest(formatter)
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+
+class PathOrSubcommand(click.Path):
+    """A path; the shell offers the subcommands too where the first one is awaited."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        names = [CompletionItem(name) for name in subcommands() if name.startswith(incomplete)]
-        return names + super().shell_complete(ctx, incomplete)
+        first = not ctx.params.get(param.name or "")
+        names = [name for name in subcommands() if first and name.startswith(incomplete)]
+        return [*map(CompletionItem, names), *super().shell_complete(ctx, param, incomplete)]
 
 
 def subcommands() -> list[str]:

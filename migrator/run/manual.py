@@ -11,7 +11,7 @@ EXAMPLES = (
     ("migrate model.py --dry-run", "what would change, as a patch"),
     ("migrate model.py --phase 2", "migrate, with the proof first"),
     ("migrate src --check", "for continuous integration"),
-    ("migrate model.py --only attention,swiglu", "these two codemods only"),
+    ("migrate model.py --phase 2 --only rotary", "one codemod alone"),
     ("migrate explain rotary", "what a codemod does, and why"),
 )
 EXIT_CODES = (
