@@ -34,7 +34,8 @@ class FileResult:
 
     @property
     def changed(self) -> bool:
-        return self.plan is not None and self.plan.changed
+        """Whether there is anything to rewrite. Where only findings were asked for, the plan's text tells nothing."""
+        return self.plan is not None and (self.plan.changed or any(row.status == "migrated" for row in self.outcomes))
 
     @property
     def unproved(self) -> bool:

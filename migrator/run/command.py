@@ -101,6 +101,9 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
 @_option(PROOF, "--keep-failed", is_flag=True, help="Keep a text that was not proved as FILE.candidate.py.")
 @_option(RUN, "--dry-run", is_flag=True, help="Print a patch for `git apply`; write nothing.")
 @_option(RUN, "--check", is_flag=True, help="Write nothing; exit with 1 if anything is left to do.")
+@_option(RUN, "-j", "--jobs", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
+         help="Work on N files at a time; 0 for as many as there are processors.")  # fmt: skip
+@_option(RUN, "--no-cache", is_flag=True, help="With --check: look again at files that have not changed.")
 @_option(OUTPUT, "--format", type=click.Choice(FORMATS), default="text", show_default=True,
          help="For people, for programs, for code scanning, or as annotations of a GitHub workflow.")  # fmt: skip
 @_option(OUTPUT, "-q", "--quiet", is_flag=True, help="Only refusals, work that is left, and errors.")
@@ -108,7 +111,9 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
 @_option(OUTPUT, "--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 @click.version_option(package_name="transformer-migrator", prog_name="migrate", message="%(prog)s %(version)s")
 @click.pass_context
-def migrate(context: click.Context, /, dry_run: bool, check: bool, no_verify: bool, **given: Any) -> int:
+def migrate(
+    context: click.Context, /, dry_run: bool, check: bool, no_verify: bool, no_cache: bool, **given: Any
+) -> int:
     """Modernise the PyTorch transformers in PATH (files or directories).
 
     Every change is proved in a process of its own before any file is written. What cannot be rewritten safely is
@@ -118,8 +123,8 @@ def migrate(context: click.Context, /, dry_run: bool, check: bool, no_verify: bo
     mode = CHECK if check else DRY_RUN if dry_run else WRITE
     if _given(context, "only") and not _given(context, "skip"):
         given["skip"] -= given["only"]  # the command line goes before the configuration
-    given["phase"] = int(given["phase"])
-    options = Options(mode=mode, verify=not no_verify, config=context.obj, **given)
+    given.update(phase=int(given["phase"]), jobs=given["jobs"] or os.cpu_count() or 1)
+    options = Options(mode=mode, verify=not no_verify, cache=not no_cache, config=context.obj, **given)
     _check_phases(options)
     run = execute(options)
     show(run, options)

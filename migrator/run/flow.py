@@ -6,11 +6,11 @@ a few milliseconds of Python's own start.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from migrator.config import Config, nearest
@@ -19,11 +19,14 @@ from migrator.read.files import python_files
 from migrator.read.ignoring import Rules
 from migrator.report.result import CHECK, DRY_RUN, WRITE, FileResult, RunResult
 from migrator.run.options import Options
+from migrator.run.planning import plans
+from migrator.run.watching import watching
 
 if TYPE_CHECKING:
-    from migrator.prove import Prover
+    from migrator.prove import Prover, Verification
     from migrator.read.source import Source
-    from migrator.rewrite.plan import Plan
+
+FEW = 10  # files that are read before anybody looks
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,8 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
     if not works:
         return
     proving = options.mode == WRITE and options.verify and not errors
-    with _prover() if proving else nullcontext() as prover:
-        for work in works:
-            with _collect(errors):
-                work.result.plan = _plan(options, work.source)
+    with _provers(min(options.jobs, len(works)) if proving else 0) as provers:
+        _plan(options, works, errors)
         changed = [work for work in works if work.result.changed]
         if options.format == "sarif":
             _keep_texts(changed)
@@ -119,40 +120,32 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
             _diff(changed)
             return
         _check_writable(changed)
-        if prover is not None:
-            _prove(options, prover, changed)
+        if provers:
+            _prove(options, provers, changed)
     _write(options, changed)
 
 
-def _prover() -> AbstractContextManager[Prover | None]:
-    """Started before there is anything to prove, so that its import of torch hides the rewriting."""
-    from migrator import prove
+@contextmanager
+def _provers(number: int) -> Iterator[list[Prover]]:
+    """Started before there is anything to prove, so that their import of torch hides the rewriting."""
+    with ExitStack() as stack:
+        if number:
+            from migrator import prove
 
-    return prove.start()
+            yield [stack.enter_context(prove.start()) for _ in range(number)]
+        else:
+            yield []
 
 
-def _plan(options: Options, source: Source) -> Plan:
-    from migrator.codemod import Phase
-    from migrator.read.source import not_python
-    from migrator.rewrite import engine
-
-    try:
-        return engine.plan(
-            source.path,
-            source.text,
-            phase=Phase(options.phase),
-            only=options.only,
-            skip=options.skip,
-            choices={"positions": options.positions, "feed_forward": options.feed_forward},
-            findings_only=options.mode == CHECK and options.format != "sarif",  # which has the fixes
-        )
-    except (SyntaxError, RecursionError, MemoryError) as error:
-        if options.debug:
-            raise
-        raise not_python(source.path, error) from error
-    except MigrateError as error:
-        error.path = error.path or str(source.path)
-        raise
+def _plan(options: Options, works: Sequence[Work], errors: list[MigrateError]) -> None:
+    with watching("reading", len(works) > FEW) as show:
+        found = plans(options, [work.source for work in works])
+        for number, (work, plan) in enumerate(zip(works, found, strict=True), 1):
+            show(f"{number} of {len(works)}: {work.source.path}")
+            if isinstance(plan, MigrateError):
+                errors.append(plan)
+            else:
+                work.result.plan = plan
 
 
 def _keep_texts(works: Iterable[Work]) -> None:
@@ -176,33 +169,39 @@ def _check_writable(works: Iterable[Work]) -> None:
         assert work.after  # raises if the file's encoding lacks a character of the new text
 
 
-def _prove(options: Options, prover: Prover, works: Sequence[Work]) -> None:
-    with _spinner() as show:
-        for work in works:
-            assert work.result.plan is not None
-            progress = _labelled(show, str(work.source.path)) if show is not None else None
-            # The proof works in a directory of its own, so that it has to be told where the file is.
-            plan = replace(work.result.plan, path=work.source.target, probes=nearest(work.source.target).probes)
-            work.result.verification = prover.prove(plan, timeout=options.timeout, progress=progress)
+def _prove(options: Options, provers: Sequence[Prover], works: Sequence[Work]) -> None:
+    """Each file by the prover that is free next."""
+    free: SimpleQueue[Prover] = SimpleQueue()
+    for prover in provers:
+        free.put(prover)
+    with watching("proving") as show:
+
+        def prove(work: Work) -> None:
+            prover = free.get()
+            work.result.verification = _proved(options, prover, work, lambda text: show(f"{work.source.path}: {text}"))
+            free.put(prover)
+
+        if len(provers) == 1:
+            for work in works:
+                prove(work)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(len(provers)) as pool:
+            try:
+                list(pool.map(prove, works))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for prover in provers:
+                    prover.close()  # ends what the threads wait for
+                raise
 
 
-def _labelled(show: Callable[[str], None], label: str) -> Callable[[str], None]:
-    return lambda text: show(f"{label}: {text}")
-
-
-@contextmanager
-def _spinner() -> Iterator[Callable[[str], None] | None]:
-    """Shows what is being proved, to somebody who watches."""
-    from migrator.report.page import colourful
-
-    if not colourful(sys.stderr):
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-
-    with Console(stderr=True).status("proving") as status:
-        yield lambda text: status.update(escape(text))
+def _proved(options: Options, prover: Prover, work: Work, progress: Callable[[str], None]) -> Verification:
+    assert work.result.plan is not None
+    # The proof works in a directory of its own, so that it has to be told where the file is.
+    plan = replace(work.result.plan, path=work.source.target, probes=nearest(work.source.target).probes)
+    return prover.prove(plan, timeout=options.timeout, progress=progress)
 
 
 def _write(options: Options, works: Sequence[Work]) -> None:
