@@ -44,10 +44,9 @@ def _made(options: Options, sources: Sequence[Source]) -> Iterator[Plan | Migrat
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from migrator.rewrite.engine import plan  # noqa: F401, loaded once, and not in every process
     from migrator.rewrite.registry import all_codemods
 
-    all_codemods()
+    all_codemods()  # loaded once, and not in every process
     # Forking is at once; where it is not safe beside threads of the system, processes start from nothing.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(min(options.jobs, len(sources)), context, _leave_interrupts_to_the_parent) as pool:

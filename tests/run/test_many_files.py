@@ -23,7 +23,7 @@ try:
     main(sys.argv[1:])
 except SystemExit as end:
     print("EXIT", end.code)
-print("LOADED", *sorted({"libcst", "migrator.rewrite.engine"} & set(sys.modules)))
+print("LOADED", *sorted({"libcst"} & set(sys.modules)))
 """
 
 
