@@ -26,6 +26,7 @@ class FileResult:
     diff: bytes = b""
     written: bool = False
     candidate: Path | None = None
+    copies: tuple[Path, ...] = ()  # modules of the runtime that are put beside it
     texts: tuple[str, str] | None = None  # before and after, with the file's own line ends
 
     @property

@@ -112,6 +112,8 @@ def _show_ending(page: Page, run: RunResult, file: FileResult) -> None:
         page.line("NOT VERIFIED: --no-verify skipped the proof; nothing shows that this is right", "bold red")
     text, style = _ending(run, file)
     page.paragraph("", text, f"bold {style}".strip())
+    if file.copies and (file.written or run.mode == DRY_RUN):
+        page.paragraph("copied beside it: ", ", ".join(f"{path.parent.name}/{path.name}" for path in file.copies))
     if file.candidate is not None:
         page.paragraph("candidate: ", f"{file.candidate} has the text that was not accepted")
 

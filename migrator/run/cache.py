@@ -80,7 +80,7 @@ class Cache:
         return self.folder / name[:2] / name[2:]
 
     def _key(self, source: Source) -> str:
-        return _digest(self.tool.encode(), source.data)
+        return _digest(self.tool.encode(), source.data, source.text.encode())
 
 
 def _digest(*parts: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -53,6 +54,12 @@ def _check_names(names: Collection[str]) -> None:
             raise click.BadParameter(str(error)) from error
 
 
+def _module_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.isidentifier() or keyword.iskeyword(value):
+        raise click.BadParameter(f"{value!r} is no name for a module")
+    return value
+
+
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of codemods for the shell, behind those that are there already."""
     from migrator.rewrite.registry import names
@@ -95,6 +102,9 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
          help="What replaces additive positions in phase 2.")  # fmt: skip
 @_option(WHAT, "--feed-forward", type=click.Choice(["neutral", "warm"]), default="neutral", show_default=True,
          help="SwiGLU with as many parameters, or of the old width for old weights.")  # fmt: skip
+@_option(WHAT, "--vendor", is_flag=True, help="Copy what is used of the runtime beside the file.")
+@_option(WHAT, "--runtime-name", default="runtime", show_default=True, metavar="NAME", callback=_module_name,
+         help="What to call that copy.")  # fmt: skip
 @_option(PROOF, "--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True,
          metavar="S", help="Seconds for the proof of one file.")  # fmt: skip
 @_option(PROOF, "--no-verify", is_flag=True, help="Write without a proof.")
@@ -119,6 +129,8 @@ def migrate(
     Every change is proved in a process of its own before any file is written. What cannot be rewritten safely is
     refused, with the reason.
     """
+    if _given(context, "runtime_name") and not given["vendor"]:
+        raise click.UsageError("--runtime-name needs --vendor")
     _check_flags(dry_run=dry_run, check=check, **given)
     mode = CHECK if check else DRY_RUN if dry_run else WRITE
     if _given(context, "only") and not _given(context, "skip"):

@@ -6,8 +6,8 @@ a few milliseconds of Python's own start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,9 +18,12 @@ from migrator.errors import MigrateError
 from migrator.read.files import python_files
 from migrator.read.ignoring import Rules
 from migrator.report.result import CHECK, DRY_RUN, WRITE, FileResult, RunResult
+from migrator.rewrite.renaming import RUNTIME, renamed
+from migrator.run import vendoring
 from migrator.run.options import Options
 from migrator.run.planning import plans
 from migrator.run.watching import watching
+from migrator.write.vendor import is_copy
 
 if TYPE_CHECKING:
     from migrator.prove import Prover, Verification
@@ -31,15 +34,20 @@ FEW = 10  # files that are read before anybody looks
 
 @dataclass(frozen=True)
 class Work:
-    """A file that is looked at closely, and what becomes of it."""
+    """A file that is looked at closely, and what becomes of it. `module` is where it imports the runtime from."""
 
     source: Source
     result: FileResult
+    module: str
 
     @property
     def after(self) -> bytes:
         assert self.result.plan is not None
-        return self.source.encode(self.result.plan.text)
+        return self.source.encode(renamed(self.result.plan.text, RUNTIME, self.module))
+
+    @property
+    def changed(self) -> bool:
+        return self.result.plan is not None and self.after != self.source.data
 
 
 def execute(options: Options) -> RunResult:
@@ -57,7 +65,8 @@ def execute(options: Options) -> RunResult:
                 source = _source(file.path, file.explicit)
                 files.append(result)
                 if source is not None:
-                    works.append(Work(source, result))
+                    module = vendoring.module_of(options, source)
+                    works.append(Work(vendoring.as_runtime(source, module), result, module))
         _work(options, works, errors)
     except MigrateError as error:
         errors.append(error)
@@ -111,18 +120,48 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
     proving = options.mode == WRITE and options.verify and not errors
     with _provers(min(options.jobs, len(works)) if proving else 0) as provers:
         _plan(options, works, errors)
-        changed = [work for work in works if work.result.changed]
+        _complain(options, works)
+        changed = [work for work in works if work.changed]
         if options.format == "sarif":
             _keep_texts(changed)
-        if errors or not changed or options.mode == CHECK:
+        if errors or options.mode == CHECK:
             return
+        copies = _copies(options, works)
         if options.mode == DRY_RUN:
-            _diff(changed)
+            _diff(changed, copies)
             return
         _check_writable(changed)
         if provers:
-            _prove(options, provers, changed)
-    _write(options, changed)
+            _prove(options, provers, [work for work in changed if work.result.changed])
+    if changed or copies:
+        _write(options, changed, copies)
+
+
+def _complain(options: Options, works: Iterable[Work]) -> None:
+    """A copy of the runtime that is out of date is a finding too, unless this run renews it."""
+    for work in works:
+        plan = work.result.plan
+        rows = tuple(vendoring.complaints(work.source, work.module))
+        if plan is not None and rows and not (options.vendor and options.mode != CHECK):
+            work.result.plan = replace(plan, outcomes=(*plan.outcomes, *rows))
+
+
+def _copies(options: Options, works: Iterable[Work]) -> dict[Path, bytes]:
+    """The modules of the runtime that have to be put beside the files."""
+    needs = []
+    for work in works:
+        folder = vendoring.folder_of(work.source, work.module)
+        ours = is_copy(folder)
+        if work.changed or options.vendor:
+            vendoring.check_free(work.source, work.module)
+        if work.result.plan is not None and (options.vendor or (ours and work.changed)):
+            needs.append((folder, work.result.plan.text))
+    copies = vendoring.copies(needs)
+    for work in works:
+        work.result.copies = tuple(
+            path for path in copies if path.parent == vendoring.folder_of(work.source, work.module)
+        )
+    return copies
 
 
 @contextmanager
@@ -154,11 +193,16 @@ def _keep_texts(works: Iterable[Work]) -> None:
         work.result.texts = (work.source.data.decode(encoding), work.after.decode(encoding))
 
 
-def _diff(works: Iterable[Work]) -> None:
+def _diff(works: Iterable[Work], copies: Mapping[Path, bytes]) -> None:
     from migrator.report.diff import patch_name, unified
 
+    left = dict(copies)
     for work in works:
         work.result.diff = unified(work.source.data, work.after, patch_name(work.source.target))
+        for path in work.result.copies:
+            if path in left:
+                before = path.read_bytes() if path.is_file() else None
+                work.result.diff += unified(before, left.pop(path), patch_name(path))
 
 
 def _check_writable(works: Iterable[Work]) -> None:
@@ -204,11 +248,13 @@ def _proved(options: Options, prover: Prover, work: Work, progress: Callable[[st
     return prover.prove(plan, timeout=options.timeout, progress=progress)
 
 
-def _write(options: Options, works: Sequence[Work]) -> None:
+def _write(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]) -> None:
     from migrator.write.transaction import Change, replace_all
+    from migrator.write.vendor import put
 
     if not any(work.result.unproved for work in works):
-        replace_all([Change(work.source.target, work.source.data, work.after) for work in works])
+        with put(copies) if copies else nullcontext():
+            replace_all([Change(work.source.target, work.source.data, work.after) for work in works])
         for work in works:
             work.result.written = True
     elif options.keep_failed:
