@@ -25,6 +25,7 @@ class FileResult:
     verification: Verification | None = None
     diff: bytes = b""
     written: bool = False
+    declined: bool = False  # --interactive: it could have been written
     candidate: Path | None = None
     copies: tuple[Path, ...] = ()  # modules of the runtime that are put beside it
     texts: tuple[str, str] | None = None  # before and after, with the file's own line ends

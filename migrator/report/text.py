@@ -129,6 +129,8 @@ def _ending(run: RunResult, file: FileResult) -> tuple[str, str]:
         return f"work left: run `migrate {name} --phase {run.phase}`", "yellow"
     if run.mode == DRY_RUN:
         return f"nothing written: --dry-run; the patch for {name} is on standard output", ""
+    if file.declined:
+        return f"nothing written, as you said; {name} is as it was", ""
     why = {"failed": "the proof failed", "not verified": "the proof could not be made"}
     status = file.verification.status if file.verification is not None else ""
     return f"nothing written: {why.get(status, 'another file of this run was not proved')}; {name} is as it was", "red"

@@ -43,6 +43,7 @@ def plan(
     skip: frozenset[str] = frozenset(),
     choices: Mapping[str, str] | None = None,
     findings_only: bool = False,
+    left_out: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
     """What `migrate` would do to a file. Pure: reads no file, runs none of its code.
 
@@ -53,8 +54,9 @@ def plan(
         only, skip: names of codemods.
         choices: such as {"positions": "alibi"}.
         findings_only: the outcomes are asked for and the text is not, so that less has to be rewritten.
+        left_out: (codemod, symbol) of findings that are not to be rewritten.
     """
-    run = _Run(FileIndex(source))
+    run = _Run(FileIndex(source), left_out)
     for step in Phase:
         if step <= phase:
             codemods = chosen(step, only, skip, choices or {})
@@ -67,6 +69,7 @@ def plan(
 @dataclass
 class _Run:
     index: FileIndex
+    left_out: frozenset[tuple[str, str]] = frozenset()
     stages: list[Stage] = field(default_factory=list)
     modern: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
     left: dict[type[Codemod], list[Refusal]] = field(default_factory=dict)
@@ -76,7 +79,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.original = self.index
-        self.keeping = Keeping(self.index)
+        self.keeping = Keeping(self.index, self.left_out)
 
     def phase(self, codemods: list[type[Codemod]], findings_only: bool) -> None:
         """Run the codemods of a phase until none finds more; for findings only, apply what others wait for."""

@@ -59,9 +59,13 @@ class Kept:
 
 @dataclass
 class Keeping:
-    """What the comments of one file keep, over all passes; the text around them changes from pass to pass."""
+    """What the comments of one file keep, over all passes; the text around them changes from pass to pass.
+
+    `left_out` holds (codemod, symbol) of findings that are left for other reasons, in this run only.
+    """
 
     original: FileIndex
+    left_out: frozenset[tuple[str, str]] = frozenset()
     kept: dict[str, list[Kept]] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
     _used: set[tuple[str, str]] = field(default_factory=set)
@@ -74,6 +78,9 @@ class Keeping:
         left: list[Finding] = []
         self.kept[codemod] = []
         for finding in findings:
+            if isinstance(finding, Site) and (codemod, finding.place.symbol) in self.left_out:
+                self.kept[codemod].append(Kept(finding.place, None, f"{finding.message}; left as it is in this run"))
+                continue
             keep = next((keep for keep in keeps if keep.covers(finding)), None)
             if keep is None:
                 left.append(finding)

@@ -111,6 +111,7 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
 @_option(PROOF, "--keep-failed", is_flag=True, help="Keep a text that was not proved as FILE.candidate.py.")
 @_option(RUN, "--dry-run", is_flag=True, help="Print a patch for `git apply`; write nothing.")
 @_option(RUN, "--check", is_flag=True, help="Write nothing; exit with 1 if anything is left to do.")
+@_option(RUN, "-i", "--interactive", is_flag=True, help="Ask about each finding, and before writing.")
 @_option(RUN, "-j", "--jobs", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
          help="Work on N files at a time; 0 for as many as there are processors.")  # fmt: skip
 @_option(RUN, "--no-cache", is_flag=True, help="With --check: look again at files that have not changed.")
@@ -147,9 +148,11 @@ def _given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
 
 
-def _check_flags(dry_run: bool, check: bool, quiet: bool, verbose: bool, **rest: Any) -> None:
+def _check_flags(dry_run: bool, check: bool, quiet: bool, verbose: bool, interactive: bool, **rest: Any) -> None:
     if dry_run and check:
         raise click.UsageError("--dry-run and --check exclude each other")
+    if interactive and (dry_run or check or rest["jobs"] != 1 or rest["format"] != "text"):
+        raise click.UsageError("--interactive goes with neither --dry-run, --check, --jobs nor another --format")
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
 

@@ -133,8 +133,19 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
         _check_writable(changed)
         if provers:
             _prove(options, provers, [work for work in changed if work.result.changed])
-    if changed or copies:
+    if (changed or copies) and _wanted(options, changed):
         _write(options, changed, copies)
+
+
+def _wanted(options: Options, works: Sequence[Work]) -> bool:
+    if not options.interactive or not works or any(work.result.unproved for work in works):
+        return True
+    from migrator.run.asking import may_write
+
+    wanted = may_write(work.result for work in works)
+    for work in works:
+        work.result.declined = not wanted
+    return wanted
 
 
 def _complain(options: Options, works: Iterable[Work]) -> None:

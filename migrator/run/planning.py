@@ -64,6 +64,15 @@ def _leave_interrupts_to_the_parent() -> None:
 
 
 def _plan(options: Options, source: Source) -> Plan | MigrateError:
+    """One plan, or, with --interactive, the one that the user's answers leave."""
+    if not options.interactive:
+        return _planned(options, source, frozenset())
+    from migrator.run.asking import decided
+
+    return decided(lambda left_out: _planned(options, source, left_out))
+
+
+def _planned(options: Options, source: Source, left_out: frozenset[tuple[str, str]]) -> Plan | MigrateError:
     from migrator.codemod import Phase
     from migrator.read.source import not_python
     from migrator.rewrite import engine
@@ -77,6 +86,7 @@ def _plan(options: Options, source: Source) -> Plan | MigrateError:
             skip=options.skip,
             choices={"positions": options.positions, "feed_forward": options.feed_forward},
             findings_only=findings_only(options),
+            left_out=left_out,
         )
     except (SyntaxError, RecursionError, MemoryError) as error:
         if options.debug:
