@@ -45,13 +45,14 @@ _KEYS: Mapping[str, tuple[Check, str]] = {
     "only": (_texts, 'a list of codemods, as in only = ["attention"]'),
     "skip": (_texts, 'a list of codemods, as in skip = ["swiglu"]'),
     "positions": (_text, '"rotary" or "alibi"'),
+    "feed-forward": (_text, '"neutral" or "warm"'),
     "timeout": (_number, "a number of seconds, as in timeout = 60"),
     "jobs": (_whole, "a number of processes, as in jobs = 4"),
     "runtime-name": (_text, 'the name of a module, as in runtime-name = "modern"'),
     "codemods": (_switches, "a table of switches, as in swiglu = false"),
     "probe": (_expressions, 'a table from class names to expressions, as in Model = "Model(vocab=11, dim=16)"'),
 }
-_OF_THE_COMMAND_LINE = ("positions", "timeout", "jobs", "only")
+_OF_THE_COMMAND_LINE = ("positions", "feed-forward", "timeout", "jobs", "only", "runtime-name")
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,9 @@ class Config:
 
     def defaults(self) -> dict[str, Any]:
         """Values for the options that the command line leaves out, by parameter name."""
-        values = {key: self.table[key] for key in _OF_THE_COMMAND_LINE if key in self.table}
+        values = {key.replace("-", "_"): self.table[key] for key in _OF_THE_COMMAND_LINE if key in self.table}
         if "phase" in self.table:
             values["phase"] = str(self.table["phase"])
-        if "runtime-name" in self.table:
-            values["runtime_name"] = self.table["runtime-name"]
         values["skip"] = [*self.table.get("skip", ()), *(name for name, on in self.switches.items() if not on)]
         return values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -67,7 +68,7 @@ def _show_head(page: Page, name: str, codemod: type[Codemod]) -> None:
     page.line(f"{name}, phase {int(codemod.phase)}" + (f", from {origin}" if origin else ""), "bold")
     page.paragraph("  ", (codemod.__doc__ or "").strip())
     if codemod.choice is not None:
-        page.paragraph("  ", "Chosen with --{} {}.".format(*codemod.choice))
+        page.paragraph("  ", f"Chosen with --{codemod.choice[0].replace('_', '-')} {codemod.choice[1]}.")
     page.line()
     page.line("why", "bold")
     page.paragraph("  ", codemod.rationale)
@@ -88,11 +89,11 @@ def _show_example(page: Page, name: str, codemod: type[Codemod]) -> None:
     if not file.is_file():
         return
     from migrator.report.diff import unified
-    from migrator.run.api import plan
+    from migrator.rewrite.engine import plan
 
-    positions = codemod.choice[1] if codemod.choice is not None else "rotary"
+    choices = dict([codemod.choice] if codemod.choice is not None else [])
     before = file.read_text(encoding="utf-8")
-    result = plan(before, path="example.py", phase=int(codemod.phase), only=[name], positions=positions)
+    result = plan(Path("example.py"), before, phase=codemod.phase, only=frozenset({name}), choices=choices)
     page.line("example", "bold")
     for found in result.outcomes:
         page.paragraph("  ", f"line {found.line}: {found.status}: {found.message}")
