@@ -129,9 +129,7 @@ def test_nothing_else_loads_torch() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCES
-        if path.relative_to(ROOT).parts[1] not in TORCH
-        and "runtime" not in path.parts
-        and path.stem != "__main__"
+        if path.relative_to(ROOT).parts[1] not in TORCH and "runtime" not in path.parts and path.stem != "__main__"
     ]
     modules += ["migrator.prove", "migrator.prove.result"]
     modules += ["migrator.checkpoint", "migrator.checkpoint.asking", "migrator.checkpoint.request"]
