@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 CASES = sorted((ROOT / "fixtures/attention").glob("*/before.py"))[:12]
 CODE = """
 import sys
+import time
 from migrator.cli import main
 try:
     main(sys.argv[1:])
@@ -192,3 +195,19 @@ def test_work_that_only_findings_tell_of_is_work_left(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_bytes((ROOT / "fixtures/attention/single_head_tril_buffer/before.py").read_bytes())
     for _ in range(2):
         assert "work left: run `migrate m.py --phase 1`" in run("m.py", "--check", cwd=tmp_path).stdout
+
+
+def test_ctrl_c_ends_all_processes_without_a_trace(tmp_path: Path) -> None:
+    text = (ROOT / "fixtures/latent_drift_trajectory.py").read_bytes()
+    for number in range(60):
+        (tmp_path / f"m{number}.py").write_bytes(text)
+    command = [sys.executable, "-m", "migrator", ".", "--check", "--no-cache", "--phase", "2", "-j", "3"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, start_new_session=True)
+    time.sleep(2)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, b"")
+    assert errors.strip() == b"interrupted: every file is either as it was, or wholly rewritten"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
