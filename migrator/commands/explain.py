@@ -76,7 +76,7 @@ def _show_head(page: Page, name: str, codemod: type[Codemod]) -> None:
     if codemod.formula:
         page.line("formula", "bold")
         for line in codemod.formula.strip().splitlines():
-            page.line(f"  {line}".rstrip())
+            page.paragraph("  ", line)
         page.line()
     page.line("promise", "bold")
     page.paragraph("  ", _PROMISES[str(codemod.promise)])
