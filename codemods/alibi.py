@@ -53,6 +53,7 @@ class ALiBi(Codemod):
     promise = Promise.NEW
     rationale = "A penalty that grows with distance needs no table and holds beyond the length it was trained on."
     reference = "Press et al. 2022, Train Short, Test Long, arXiv 2108.12409"
+    formula = "softmax(q_m . k_n / sqrt(D) - 2^(-8 h/H) (m - n)) for head h of H"
     choice = ("positions", "alibi")
     refusals = {
         "mixed-consumers": "the positions go to something else than attention too",

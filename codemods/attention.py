@@ -65,6 +65,7 @@ class AttentionToSDPA(Codemod):
     promise = Promise.EXACT
     rationale = "Fused attention never stores the (T, S) weights: less memory, more speed, the same numbers."
     reference = "Dao et al. 2022, FlashAttention, arXiv 2205.14135"
+    formula = "softmax(q k^T / sqrt(D) + mask) v"
     refusals = {
         "softmax-axis": "the softmax is not over the last axis, so it does not normalise over keys",
         "upcast": "the softmax runs in a dtype of its own",

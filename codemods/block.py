@@ -26,6 +26,7 @@ class BlockReport(Codemod):
     promise = Promise.EXACT
     rationale = "Where the norms sit decides how deep a stack trains; it has to be known before anything is moved."
     reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
+    formula = "pre-norm: x + f(norm(x))      post-norm: norm(x + f(x))"
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
         for block in blocks(index).values():

@@ -52,6 +52,7 @@ class DepthInit(Codemod):
         "A residual stream is a sum of 2 N outputs; scaled by 1/sqrt(2 N) its variance does not grow with depth."
     )
     reference = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners (GPT-2), section 2.3"
+    formula = "Var(x_0 + (f_1 + ... + f_2N) / sqrt(2N)) = Var(x_0) + Var(f), at any N"
     after = ("pre_norm", "swiglu", "swiglu_warm")
     refusals = {
         "layout": "the place cannot be edited statement by statement",

@@ -46,6 +46,7 @@ class FinalNorm(Codemod):
         "In a pre-norm stack nothing bounds the residual stream, so its sum has to be normalised once at the end."
     )
     reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
+    formula = "y = norm(x_0 + f_1(norm(x_0)) + ... + f_2N(norm(x_2N-1)))"
     after = ("pre_norm",)
     refusals = {
         "norm-unknown": "the norm of the blocks cannot be built from what the stack's `__init__` knows",

@@ -67,6 +67,7 @@ class Flash(Codemod):
     promise = Promise.EXACT
     rationale = "A fused kernel that knows the mask needs no mask in memory: attention grows with T and not with T * T."
     reference = "Dao et al. 2022, FlashAttention, arXiv 2205.14135"
+    formula = "hidden[m, n] = n > m + S - T, which `causal=True` says without a (T, S) tensor"
     refusals = {
         "shape": "the mask holds a triangle that is shifted, not square, or turned around",
         "window": "the mask compares places in another way than the causal one",

@@ -78,6 +78,7 @@ class FusedQKV(Codemod):
     promise = Promise.EXACT
     rationale = "One matmul reads the input once; weights stay separate, so checkpoints and optimizer state still fit."
     reference = "Shoeybi et al. 2019, Megatron-LM, section 3, arXiv 1909.08053"
+    formula = "[q k v] = x [W_q; W_k; W_v]^T"
     after = ("flash",)
     refusals = {
         "not-fused": "the attention itself was refused in phase 1",

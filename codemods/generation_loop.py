@@ -45,6 +45,7 @@ class GenerationLoop(Codemod):
         "A loop that runs the whole prefix for each token does quadratic work; with a cache each token is run once."
     )
     reference = "Pope et al. 2022, Efficiently Scaling Transformer Inference, arXiv 2211.05102"
+    formula = "1 + 2 + ... + T = T (T + 1) / 2 positions without a cache, T with one"
     after = ("kv_cache",)
     refusals = {
         "model-unknown": "it cannot be told which class the loop runs",

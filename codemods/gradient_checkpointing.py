@@ -93,6 +93,7 @@ class GradientCheckpointing(Codemod):
     promise = Promise.EXACT
     rationale = "Activations inside the blocks can be computed a second time instead of being kept, if memory is short."
     reference = "Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174"
+    formula = "N blocks: activations of one block at a time and N inputs, for one more forward"
     after = ("generation_loop",)
     refusals = {
         "bases": "the class has bases that may know checkpointing in their own way",

@@ -53,6 +53,7 @@ class KeyValueCache(Codemod):
     promise = Promise.EXACT
     rationale = "Keys and values of earlier tokens never change, so a step needs to compute those of the new one alone."
     reference = "Pope et al. 2022, Efficiently Scaling Transformer Inference, arXiv 2211.05102"
+    formula = "step t: O(t) with keys and values 1..t-1 at hand, instead of O(t^2)"
     after = ("flash", "fused_qkv")
     refusals = {
         "attention": "the blocks attend by something else than one fused self-attention of this file",

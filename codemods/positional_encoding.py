@@ -48,6 +48,7 @@ class PositionalEncodingToRuntime(Codemod):
     promise = Promise.EXACT
     rationale = "The table depends on the length alone, so it is computed once; an offset makes it fit cached decoding."
     reference = "Vaswani et al. 2017, Attention Is All You Need, section 3.5, arXiv 1706.03762"
+    formula = "x[t, 2i] += sin(t / base^(2i/C)), x[t, 2i+1] += cos(t / base^(2i/C))"
     refusals = {
         "rounding": "the same sinusoid in another order of operations: its last bits would differ",
         "in-place": "the sinusoid is added in place, to a tensor that others may hold",

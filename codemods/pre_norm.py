@@ -51,6 +51,7 @@ class PreNorm(Codemod):
     promise = Promise.NEW
     rationale = "With the norms inside the branches gradients pass the residual stream unhindered at any depth."
     reference = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv 2002.04745"
+    formula = "x = norm(x + f(x))  ->  x = x + f(norm(x))"
     refusals = {
         "entry-unknown": "where the sublayer takes its input is not plain",
         "shared-norm": "one norm serves several sublayers, or something beside them",

@@ -59,6 +59,7 @@ class Rotary(Codemod):
     promise = Promise.NEW
     rationale = "Rotated queries and keys see relative distance, in every layer, and leave the residual stream alone."
     reference = "Su et al. 2021, RoFormer, arXiv 2104.09864"
+    formula = "(R_m q) . (R_n k) = q . R_(n-m) k, where R_t turns each pair (2i, 2i+1) by t / base^(2i/D)"
     choice = ("positions", "rotary")
     refusals = {
         "mixed-consumers": "the positions go to something else than attention too",

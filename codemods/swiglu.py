@@ -17,6 +17,7 @@ class SwiGLU(Codemod):
     promise = Promise.NEW
     rationale = "A gated feed-forward learns more from the same number of parameters."
     reference = "Shazeer 2020, GLU Variants Improve Transformer, arXiv 2002.05202"
+    formula = "down(silu(gate(x)) * up(x)); with 2/3 of the hidden width 3 C (2/3 F) = 2 C F parameters"
     after = ("pre_norm",)
     choice = ("feed_forward", "neutral")
     refusals = REFUSALS

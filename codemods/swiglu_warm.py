@@ -24,6 +24,7 @@ class SwiGLUWarm(Codemod):
     promise = Promise.WARM
     rationale = "A gated feed-forward of the old width can take over the old weights and goes on training from there."
     reference = "Shazeer 2020, GLU Variants, arXiv 2002.05202; Hendrycks and Gimpel 2016, GELUs, arXiv 1606.08415"
+    formula = "relu(z) = lim k->inf z sigmoid(k z): gate = k W_1, up = 1/k; |error| <= 0.2785/k per unit"
     after = ("pre_norm",)
     choice = ("feed_forward", "warm")
     refusals = {**REFUSALS, "no-bias": "the new product needs a bias, and the module that holds it would have none"}

@@ -336,6 +336,9 @@ class Codemod(_Command):
         after: names of codemods of the same phase that have to run first.
         choice: (option, value) for codemods of which the user chooses one, such as ("positions", "alibi").
         refusals: {code: what it means}; each code has a fixture.
+        formula: the mathematics, in a line or a few.
+
+    `migrate explain NAME` also shows what the codemod makes of `examples/NAME.txt` beside its module, a small file.
     """
 
     phase: ClassVar[Phase]
@@ -345,6 +348,7 @@ class Codemod(_Command):
     after: ClassVar[tuple[str, ...]] = ()
     choice: ClassVar[tuple[str, str] | None] = None
     refusals: ClassVar[Mapping[str, str]] = {}
+    formula: ClassVar[str] = ""
     DESCRIPTION: ClassVar[str] = "Migrates PyTorch transformers; see the codemod's rationale."
 
     def __init_subclass__(cls) -> None:

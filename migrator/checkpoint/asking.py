@@ -6,7 +6,7 @@ from pathlib import Path
 
 from migrator.checkpoint.request import ModelFile, Renamed
 from migrator.codemod import Phase, SwiGLUPart
-from migrator.config import probes_for
+from migrator.config import nearest
 from migrator.read import source
 from migrator.recognise.gates import gates
 from migrator.recognise.index import FileIndex
@@ -22,7 +22,7 @@ def model_file(path: Path) -> ModelFile:
     read = source.read(path)
     source.parse(path, read.text)
     seen = tuple(gates(FileIndex(read.text)))
-    return ModelFile(read.target.resolve(), read.text, seen, probes_for(read.target))
+    return ModelFile(read.target.resolve(), read.text, seen, nearest(read.target).probes)
 
 
 def claims(legacy: ModelFile) -> tuple[tuple[SwiGLUPart, ...], Renamed]:

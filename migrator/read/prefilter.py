@@ -29,4 +29,6 @@ _PART = (
 def may_contain_transformer(data: bytes) -> bool:
     """False only if no codemod can find anything; true means nothing more than that a closer look is due."""
     lowered = data.lower()
+    if b"migrate:" in lowered:
+        return True  # a comment to us, which may be one that keeps nothing
     return any(word in lowered for word in _FOUNDATION) and any(word in lowered for word in _PART)

@@ -81,6 +81,9 @@ def read_bytes(path: Path) -> bytes:
 
 def decode(path: Path, data: bytes) -> Source:
     """The text of `data`, accepted only if it turns back into the same bytes."""
+    if path.suffix == ".ipynb":
+        remedy = "move the model into a Python file, or export it with `jupyter nbconvert --to script`"
+        raise MigrateError("notebook", "notebooks are not rewritten", remedy, path=path)
     encoding = _declared(path, data)
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1

@@ -21,6 +21,8 @@ from migrator.recognise.values import Flow, Value, strip
 from migrator.recognise.weights import Weights, check
 
 _Moves = dict[str, tuple[int, ...]]
+
+
 def read(flow: Flow, product: Value, way: Weights) -> Attention:
     """The attention that leads from `product` through `way`. Raises Stop at what is not understood."""
     return _Reader(flow, product, way).read()

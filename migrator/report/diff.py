@@ -9,10 +9,15 @@ from pathlib import Path
 _ESCAPES = {7: "a", 8: "b", 9: "t", 10: "n", 11: "v", 12: "f", 13: "r", 34: '"', 92: "\\"}
 
 
-def unified(before: bytes, after: bytes, name: str) -> bytes:
-    """The patch from `before` to `after`; empty if they are equal. Lines end at `\\n` only, as they do for git."""
-    old, new = _lines(before), _lines(after)
-    patch = difflib.unified_diff(old, new, _quoted("a/" + name), _quoted("b/" + name))
+def unified(before: bytes | None, after: bytes, name: str) -> bytes:
+    """The patch from `before`, None for no file at all, to `after`; empty if they are equal.
+
+    Lines end at `\\n` only, as they do for git.
+    """
+    old, new = _lines(before or b""), _lines(after)
+    patch = difflib.unified_diff(
+        old, new, "/dev/null" if before is None else _quoted("a/" + name), _quoted("b/" + name)
+    )
     # Latin-1 maps all bytes onto characters and back, so a file in any encoding comes out as it was.
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in patch).encode(
         "latin-1"

@@ -40,6 +40,7 @@ def _file(run: RunResult, file: FileResult) -> dict[str, Any]:
         "changed": file.changed,
         "written": file.written,
         "candidate": None if file.candidate is None else str(file.candidate),
+        "copies": [str(path) for path in file.copies],
         "findings": [_finding(outcome) for outcome in file.outcomes],
         "verification": {"status": "skipped"} if file.verification is None else _verification(file.verification),
     }

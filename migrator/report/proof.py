@@ -31,7 +31,7 @@ class _Columns:
         return cls(min(names, _LONGEST_NAME), figures)
 
 
-def show_proof(page: Page, proof: Verification) -> None:
+def show_proof(page: Page, proof: Verification, *, every_tensor: bool = False) -> None:
     """Status, checks by class, tensors, parameter counts, and what was not checked."""
     style = _STYLES.get(proof.status, "")
     page.line("proof", f"bold {style}")
@@ -45,7 +45,7 @@ def show_proof(page: Page, proof: Verification) -> None:
             page.line(f"    {symbol}")
             _show_checks(page, [check for check in here if check.symbol == symbol], columns)
     page.line()
-    _show_tensors(page, proof.tensors)
+    _show_tensors(page, proof.tensors, every_tensor)
     _show_parameters(page, proof.parameters)
     if proof.notes:
         page.line("notes", "bold")
@@ -76,23 +76,23 @@ def _show_checks(page: Page, checks: Sequence[Check], columns: _Columns) -> None
             page.paragraph(" " * (len(lead) + 2), check.message, "red")
 
 
-def _show_tensors(page: Page, tensors: Sequence[TensorRow]) -> None:
+def _show_tensors(page: Page, tensors: Sequence[TensorRow], every: bool) -> None:
     if not tensors:
         return
     page.line("tensors of the state dict", "bold")
     reused = sum(row.status == "reused" for row in tensors)
     page.line(f"  {reused} reused: same name, same shape, same values")
-    for status in dict.fromkeys(row.status for row in tensors if row.status != "reused"):
-        rows = Counter(_tensor(row) for row in tensors if row.status == status)
+    for status in dict.fromkeys(row.status for row in tensors if every or row.status != "reused"):
+        rows = Counter(_tensor(row, every) for row in tensors if row.status == status)
         page.line(f"  {rows.total()} {status}:")
         for tensor, times in rows.items():
             page.paragraph("    ", tensor + (f", {times} of them" if times > 1 else ""), indent=8)
     page.line()
 
 
-def _tensor(row: TensorRow) -> str:
-    """Name and shapes; blocks of one stack share theirs."""
-    name = re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name, count=1)
+def _tensor(row: TensorRow, itself: bool = False) -> str:
+    """Name and shapes; blocks of one stack share theirs, unless each is to be named itself."""
+    name = row.name if itself else re.sub(r"(?<=\.)\d+(?=\.)", "*", row.name, count=1)
     shapes = " -> ".join(_joined(shape) for shape in (row.before, row.after) if shape)
     return f"{name} {shapes}".rstrip()
 

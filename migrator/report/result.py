@@ -25,7 +25,10 @@ class FileResult:
     verification: Verification | None = None
     diff: bytes = b""
     written: bool = False
+    declined: bool = False  # --interactive: it could have been written
     candidate: Path | None = None
+    copies: tuple[Path, ...] = ()  # modules of the runtime that are put beside it
+    texts: tuple[str, str] | None = None  # before and after, with the file's own line ends
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -33,7 +36,8 @@ class FileResult:
 
     @property
     def changed(self) -> bool:
-        return self.plan is not None and self.plan.changed
+        """Whether there is anything to rewrite. Where only findings were asked for, the plan's text tells nothing."""
+        return self.plan is not None and (self.plan.changed or any(row.status == "migrated" for row in self.outcomes))
 
     @property
     def unproved(self) -> bool:

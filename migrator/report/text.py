@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from migrator.report.page import Page
@@ -24,19 +25,45 @@ _OTHERS = (
 )
 
 
-def render(run: RunResult, width: int = 80) -> Page:
+class Detail(IntEnum):
+    """How much is said: only what somebody has to act on, the usual, or everything."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+def render(run: RunResult, width: int = 80, detail: Detail = Detail.NORMAL) -> Page:
     """The page of a whole run: what was found, how it was proved, and what was written."""
     page = Page(width)
     for path in run.restored:
         page.paragraph("restored  ", f"{path}: a run that was killed had left it half-done", lead_style="yellow")
     shown = [file for file in run.files if file.outcomes]
+    if detail == Detail.QUIET:
+        for file in shown:
+            _show_what_is_left(page, run, file)
+        return page
     for file in shown:
-        _show_file(page, run, file)
-    _show_rest(page, run, len(run.files) - len(shown))
+        _show_file(page, run, file, detail)
+    silent = [file for file in run.files if not file.outcomes]
+    if detail == Detail.VERBOSE:
+        for file in silent:
+            page.paragraph("", f"{file.path}: nothing to migrate, no part of a transformer in it")
+    else:
+        _show_rest(page, run, len(silent))
     return page
 
 
-def _show_file(page: Page, run: RunResult, file: FileResult) -> None:
+def _show_what_is_left(page: Page, run: RunResult, file: FileResult) -> None:
+    """One line for each refusal, and one for work that was found and not done."""
+    for found in file.outcomes:
+        if found.status == "refused":
+            page.paragraph(f"{file.path}:{found.line}: {found.code}: ", _refusal(found), lead_style="yellow", indent=4)
+    if file.changed and not file.written and run.mode != DRY_RUN:
+        page.paragraph("", _ending(run, file)[0])
+
+
+def _show_file(page: Page, run: RunResult, file: FileResult, detail: Detail) -> None:
     page.line(str(file.path), "bold")
     page.line("-" * min(len(str(file.path)), page.width), "dim")
     for promise, meaning in _PROMISES.items():
@@ -45,7 +72,7 @@ def _show_file(page: Page, run: RunResult, file: FileResult) -> None:
     for status, title, style in _OTHERS:
         _show_group(page, file, title, [found for found in file.outcomes if found.status == status], style)
     if file.verification is not None:
-        show_proof(page, file.verification)
+        show_proof(page, file.verification, every_tensor=detail == Detail.VERBOSE)
     _show_ending(page, run, file)
     page.line()
 
@@ -85,6 +112,8 @@ def _show_ending(page: Page, run: RunResult, file: FileResult) -> None:
         page.line("NOT VERIFIED: --no-verify skipped the proof; nothing shows that this is right", "bold red")
     text, style = _ending(run, file)
     page.paragraph("", text, f"bold {style}".strip())
+    if file.copies and (file.written or run.mode == DRY_RUN):
+        page.paragraph("copied beside it: ", ", ".join(f"{path.parent.name}/{path.name}" for path in file.copies))
     if file.candidate is not None:
         page.paragraph("candidate: ", f"{file.candidate} has the text that was not accepted")
 
@@ -100,6 +129,8 @@ def _ending(run: RunResult, file: FileResult) -> tuple[str, str]:
         return f"work left: run `migrate {name} --phase {run.phase}`", "yellow"
     if run.mode == DRY_RUN:
         return f"nothing written: --dry-run; the patch for {name} is on standard output", ""
+    if file.declined:
+        return f"nothing written, as you said; {name} is as it was", ""
     why = {"failed": "the proof failed", "not verified": "the proof could not be made"}
     status = file.verification.status if file.verification is not None else ""
     return f"nothing written: {why.get(status, 'another file of this run was not proved')}; {name} is as it was", "red"

@@ -24,6 +24,7 @@ from migrator.codemod import (
 )
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.syntax import split_lines
+from migrator.rewrite.keeping import Keeping, Kept
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
 
@@ -42,6 +43,7 @@ def plan(
     skip: frozenset[str] = frozenset(),
     choices: Mapping[str, str] | None = None,
     findings_only: bool = False,
+    left_out: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
     """What `migrate` would do to a file. Pure: reads no file, runs none of its code.
 
@@ -52,8 +54,9 @@ def plan(
         only, skip: names of codemods.
         choices: such as {"positions": "alibi"}.
         findings_only: the outcomes are asked for and the text is not, so that less has to be rewritten.
+        left_out: (codemod, symbol) of findings that are not to be rewritten.
     """
-    run = _Run(FileIndex(source))
+    run = _Run(FileIndex(source), left_out)
     for step in Phase:
         if step <= phase:
             codemods = chosen(step, only, skip, choices or {})
@@ -66,14 +69,17 @@ def plan(
 @dataclass
 class _Run:
     index: FileIndex
+    left_out: frozenset[tuple[str, str]] = frozenset()
     stages: list[Stage] = field(default_factory=list)
     modern: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
     left: dict[type[Codemod], list[Refusal]] = field(default_factory=dict)
     original: FileIndex = field(init=False)
+    keeping: Keeping = field(init=False)
     rows: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.original = self.index
+        self.keeping = Keeping(self.index, self.left_out)
 
     def phase(self, codemods: list[type[Codemod]], findings_only: bool) -> None:
         """Run the codemods of a phase until none finds more; for findings only, apply what others wait for."""
@@ -88,10 +94,11 @@ class _Run:
         for codemod in codemods:
             self.rows += self.modern.get(codemod, [])
             self.rows += [self.row(codemod, refusal) for refusal in self.left.get(codemod, [])]
+            self.rows += [self.row(codemod, kept) for kept in self.keeping.kept.get(name_of(codemod), [])]
 
     def one(self, codemod: type[Codemod], apply: bool = True) -> bool:
         """One pass of one codemod; whether it changed anything."""
-        findings = list(codemod().find(self.index))
+        findings = self.keeping.without_kept(name_of(codemod), self.index, codemod().find(self.index))
         sites = [finding for finding in findings if isinstance(finding, Site)]
         self.left[codemod] = [finding for finding in findings if isinstance(finding, Refusal)]
         if codemod not in self.modern:  # what this run makes modern is reported as migrated
@@ -151,7 +158,7 @@ class _Run:
             )
         self.stages.append(stage)
 
-    def row(self, codemod: type[Codemod], finding: Finding) -> Outcome:
+    def row(self, codemod: type[Codemod], finding: Finding | Kept) -> Outcome:
         first, last = self.original_lines(finding.place)
         status, code, message, remedy = _described(finding)
         return Outcome(
@@ -179,7 +186,16 @@ class _Run:
         return lines(place.line), lines(place.end_line)
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        return tuple(sorted(self.rows, key=lambda row: (row.phase, row.line, row.codemod)))
+        rows = [*self.rows, *map(_complaint, self.keeping.complaints())]
+        return tuple(sorted(rows, key=lambda row: (row.phase, row.line, row.codemod)))
+
+
+def _complaint(of: Refusal) -> Outcome:
+    """The row of a comment `# migrate: ...` that does not do what its author thinks."""
+    place = of.place
+    return Outcome(
+        "keep", 1, str(Promise.EXACT), "refused", of.code, of.seen, place.symbol, place.line, place.end_line, of.remedy
+    )
 
 
 def _not_imports(edits: list[AnyEdit]) -> list[DefinitionEdit]:
@@ -220,11 +236,13 @@ def _shares_a_line(index: FileIndex, position: int) -> bool:
     return any(other.first_line <= here.last_line and here.first_line <= other.last_line for other in others)
 
 
-def _described(finding: Finding) -> tuple[str, str | None, str, str]:
+def _described(finding: Finding | Kept) -> tuple[str, str | None, str, str]:
     if isinstance(finding, Site):
         return "migrated", None, finding.message, ""
     if isinstance(finding, Modern):
         return "modern", None, finding.message, ""
+    if isinstance(finding, Kept):
+        return "kept", finding.code, finding.message, ""
     return "refused", finding.code, finding.seen, finding.remedy
 
 

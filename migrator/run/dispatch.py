@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from migrator.run import manual
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -33,16 +35,24 @@ class CommandLine(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        manual.write_options(self, ctx, formatter)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Subcommands"):
             formatter.write_dl([(name, subcommand(name).get_short_help_str(80)) for name in subcommands()])
-        super().format_epilog(ctx, formatter)
+        manual.write_rest(formatter)
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+
+class PathOrSubcommand(click.Path):
+    """A path; the shell offers the subcommands too where the first one is awaited."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        names = [CompletionItem(name) for name in subcommands() if name.startswith(incomplete)]
-        return names + super().shell_complete(ctx, incomplete)
+        first = not ctx.params.get(param.name or "")
+        names = [name for name in subcommands() if first and name.startswith(incomplete)]
+        return [*map(CompletionItem, names), *super().shell_complete(ctx, param, incomplete)]
 
 
 def subcommands() -> list[str]:

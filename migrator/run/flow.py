@@ -6,45 +6,57 @@ a few milliseconds of Python's own start.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from migrator.config import Config, nearest
 from migrator.errors import MigrateError
+from migrator.read.files import python_files
+from migrator.read.ignoring import Rules
 from migrator.report.result import CHECK, DRY_RUN, WRITE, FileResult, RunResult
+from migrator.rewrite.renaming import RUNTIME, renamed
+from migrator.run import vendoring
 from migrator.run.options import Options
+from migrator.run.planning import plans
+from migrator.run.watching import watching
+from migrator.write.vendor import is_copy
 
 if TYPE_CHECKING:
-    from migrator.prove import Prover
+    from migrator.prove import Prover, Verification
     from migrator.read.source import Source
-    from migrator.rewrite.plan import Plan
+
+FEW = 10  # files that are read before anybody looks
 
 
 @dataclass(frozen=True)
 class Work:
-    """A file that is looked at closely, and what becomes of it."""
+    """A file that is looked at closely, and what becomes of it. `module` is where it imports the runtime from."""
 
     source: Source
     result: FileResult
+    module: str
 
     @property
     def after(self) -> bytes:
         assert self.result.plan is not None
-        return self.source.encode(self.result.plan.text)
+        return self.source.encode(renamed(self.result.plan.text, RUNTIME, self.module))
+
+    @property
+    def changed(self) -> bool:
+        return self.result.plan is not None and self.after != self.source.data
 
 
 def execute(options: Options) -> RunResult:
     """Read, plan, prove, and write all files or none."""
-    from migrator.read.files import python_files
-
     errors: list[MigrateError] = []
     files: list[FileResult] = []
     restored: tuple[Path, ...] = ()
     try:
-        named = python_files(options.paths)
+        named = python_files(options.paths, _excluded(options.config))
         restored = _recover(options, [file.path for file in named])
         works = []
         for file in named:
@@ -53,11 +65,16 @@ def execute(options: Options) -> RunResult:
                 source = _source(file.path, file.explicit)
                 files.append(result)
                 if source is not None:
-                    works.append(Work(source, result))
+                    module = vendoring.module_of(options, source)
+                    works.append(Work(vendoring.as_runtime(source, module), result, module))
         _work(options, works, errors)
     except MigrateError as error:
         errors.append(error)
     return RunResult(tuple(files), options.phase, options.mode, options.verify, tuple(errors), restored)
+
+
+def _excluded(config: Config) -> Rules:
+    return Rules().with_patterns(config.folder, config.exclude)
 
 
 def _recover(options: Options, files: Iterable[Path]) -> tuple[Path, ...]:
@@ -101,58 +118,102 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
     if not works:
         return
     proving = options.mode == WRITE and options.verify and not errors
-    with _prover() if proving else nullcontext() as prover:
-        for work in works:
-            with _collect(errors):
-                work.result.plan = _plan(options, work.source)
-        changed = [work for work in works if work.result.changed]
-        if errors or not changed or options.mode == CHECK:
+    with _provers(min(options.jobs, len(works)) if proving else 0) as provers:
+        _plan(options, works, errors)
+        _complain(options, works)
+        changed = [work for work in works if work.changed]
+        if options.format == "sarif":
+            _keep_texts(changed)
+        if errors or options.mode == CHECK:
             return
+        copies = _copies(options, works)
         if options.mode == DRY_RUN:
-            _diff(changed)
+            _diff(changed, copies)
             return
         _check_writable(changed)
-        if prover is not None:
-            _prove(options, prover, changed)
-    _write(options, changed)
+        if provers:
+            _prove(options, provers, [work for work in changed if work.result.changed])
+    if (changed or copies) and _wanted(options, changed):
+        _write(options, changed, copies)
 
 
-def _prover() -> AbstractContextManager[Prover | None]:
-    """Started before there is anything to prove, so that its import of torch hides the rewriting."""
-    from migrator import prove
+def _wanted(options: Options, works: Sequence[Work]) -> bool:
+    if not options.interactive or not works or any(work.result.unproved for work in works):
+        return True
+    from migrator.run.asking import may_write
 
-    return prove.start()
+    wanted = may_write(work.result for work in works)
+    for work in works:
+        work.result.declined = not wanted
+    return wanted
 
 
-def _plan(options: Options, source: Source) -> Plan:
-    from migrator.codemod import Phase
-    from migrator.read.source import not_python
-    from migrator.rewrite import engine
+def _complain(options: Options, works: Iterable[Work]) -> None:
+    """A copy of the runtime that is out of date is a finding too, unless this run renews it."""
+    for work in works:
+        plan = work.result.plan
+        rows = tuple(vendoring.complaints(work.source, work.module))
+        if plan is not None and rows and not (options.vendor and options.mode != CHECK):
+            work.result.plan = replace(plan, outcomes=(*plan.outcomes, *rows))
 
-    try:
-        return engine.plan(
-            source.path,
-            source.text,
-            phase=Phase(options.phase),
-            only=options.only,
-            skip=options.skip,
-            choices={"positions": options.positions, "feed_forward": options.feed_forward},
-            findings_only=options.mode == CHECK,
+
+def _copies(options: Options, works: Iterable[Work]) -> dict[Path, bytes]:
+    """The modules of the runtime that have to be put beside the files."""
+    needs = []
+    for work in works:
+        folder = vendoring.folder_of(work.source, work.module)
+        ours = is_copy(folder)
+        if work.changed or options.vendor:
+            vendoring.check_free(work.source, work.module)
+        if work.result.plan is not None and (options.vendor or (ours and work.changed)):
+            needs.append((folder, work.result.plan.text))
+    copies = vendoring.copies(needs)
+    for work in works:
+        work.result.copies = tuple(
+            path for path in copies if path.parent == vendoring.folder_of(work.source, work.module)
         )
-    except (SyntaxError, RecursionError, MemoryError) as error:
-        if options.debug:
-            raise
-        raise not_python(source.path, error) from error
-    except MigrateError as error:
-        error.path = error.path or str(source.path)
-        raise
+    return copies
 
 
-def _diff(works: Iterable[Work]) -> None:
+@contextmanager
+def _provers(number: int) -> Iterator[list[Prover]]:
+    """Started before there is anything to prove, so that their import of torch hides the rewriting."""
+    with ExitStack() as stack:
+        if number:
+            from migrator import prove
+
+            yield [stack.enter_context(prove.start()) for _ in range(number)]
+        else:
+            yield []
+
+
+def _plan(options: Options, works: Sequence[Work], errors: list[MigrateError]) -> None:
+    with watching("reading", len(works) > FEW) as show:
+        found = plans(options, [work.source for work in works])
+        for number, (work, plan) in enumerate(zip(works, found, strict=True), 1):
+            show(f"{number} of {len(works)}: {work.source.path}")
+            if isinstance(plan, MigrateError):
+                errors.append(plan)
+            else:
+                work.result.plan = plan
+
+
+def _keep_texts(works: Iterable[Work]) -> None:
+    for work in works:
+        encoding = work.source.encoding
+        work.result.texts = (work.source.data.decode(encoding), work.after.decode(encoding))
+
+
+def _diff(works: Iterable[Work], copies: Mapping[Path, bytes]) -> None:
     from migrator.report.diff import patch_name, unified
 
+    left = dict(copies)
     for work in works:
         work.result.diff = unified(work.source.data, work.after, patch_name(work.source.target))
+        for path in work.result.copies:
+            if path in left:
+                before = path.read_bytes() if path.is_file() else None
+                work.result.diff += unified(before, left.pop(path), patch_name(path))
 
 
 def _check_writable(works: Iterable[Work]) -> None:
@@ -163,42 +224,48 @@ def _check_writable(works: Iterable[Work]) -> None:
         assert work.after  # raises if the file's encoding lacks a character of the new text
 
 
-def _prove(options: Options, prover: Prover, works: Sequence[Work]) -> None:
-    from migrator.config import probes_for
+def _prove(options: Options, provers: Sequence[Prover], works: Sequence[Work]) -> None:
+    """Each file by the prover that is free next."""
+    free: SimpleQueue[Prover] = SimpleQueue()
+    for prover in provers:
+        free.put(prover)
+    with watching("proving") as show:
 
-    with _spinner() as show:
-        for work in works:
-            assert work.result.plan is not None
-            progress = _labelled(show, str(work.source.path)) if show is not None else None
-            # The proof works in a directory of its own, so that it has to be told where the file is.
-            plan = replace(work.result.plan, path=work.source.target, probes=probes_for(work.source.target))
-            work.result.verification = prover.prove(plan, timeout=options.timeout, progress=progress)
+        def prove(work: Work) -> None:
+            prover = free.get()
+            work.result.verification = _proved(options, prover, work, lambda text: show(f"{work.source.path}: {text}"))
+            free.put(prover)
 
+        if len(provers) == 1:
+            for work in works:
+                prove(work)
+            return
+        from concurrent.futures import ThreadPoolExecutor
 
-def _labelled(show: Callable[[str], None], label: str) -> Callable[[str], None]:
-    return lambda text: show(f"{label}: {text}")
-
-
-@contextmanager
-def _spinner() -> Iterator[Callable[[str], None] | None]:
-    """Shows what is being proved, to somebody who watches."""
-    from migrator.report.page import colourful
-
-    if not colourful(sys.stderr):
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-
-    with Console(stderr=True).status("proving") as status:
-        yield lambda text: status.update(escape(text))
+        with ThreadPoolExecutor(len(provers)) as pool:
+            try:
+                list(pool.map(prove, works))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for prover in provers:
+                    prover.close()  # ends what the threads wait for
+                raise
 
 
-def _write(options: Options, works: Sequence[Work]) -> None:
+def _proved(options: Options, prover: Prover, work: Work, progress: Callable[[str], None]) -> Verification:
+    assert work.result.plan is not None
+    # The proof works in a directory of its own, so that it has to be told where the file is.
+    plan = replace(work.result.plan, path=work.source.target, probes=nearest(work.source.target).probes)
+    return prover.prove(plan, timeout=options.timeout, progress=progress)
+
+
+def _write(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]) -> None:
     from migrator.write.transaction import Change, replace_all
+    from migrator.write.vendor import put
 
     if not any(work.result.unproved for work in works):
-        replace_all([Change(work.source.target, work.source.data, work.after) for work in works])
+        with put(copies) if copies else nullcontext():
+            replace_all([Change(work.source.target, work.source.data, work.after) for work in works])
         for work in works:
             work.result.written = True
     elif options.keep_failed:

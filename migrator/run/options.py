@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrator.config import Config
+
 
 @dataclass(frozen=True)
 class Options:
@@ -13,12 +15,20 @@ class Options:
     paths: tuple[Path, ...]
     phase: int
     mode: str
-    verify: bool
-    keep_failed: bool
-    timeout: float
-    format: str
     only: frozenset[str]
     skip: frozenset[str]
     positions: str
     feed_forward: str
-    debug: bool
+    config: Config = Config()
+    verify: bool = True
+    keep_failed: bool = False
+    timeout: float = 120.0
+    format: str = "text"
+    quiet: bool = False
+    verbose: bool = False
+    jobs: int = 1
+    cache: bool = True
+    vendor: bool = False
+    runtime_name: str = "runtime"
+    interactive: bool = False
+    debug: bool = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import TextIO
 
 import click
 
@@ -12,26 +14,30 @@ from migrator.run.options import Options
 
 
 def show(run: RunResult, options: Options) -> None:
+    """Print a run in the format that was asked for; a format is a module of the report that renders it."""
     for error in run.errors:
         click.echo(str(error), err=True)
     for file in run.files:
         if file.verification is not None and file.verification.status != PROVED:
             click.echo(str(_unproved(file)), err=True)
-    if options.format == "json":
-        from migrator.report.json import render as render_json
-
-        click.echo(render_json(run))
+    if options.format != "text":
+        text = importlib.import_module(f"migrator.report.{options.format}").render(run)
+        click.echo(text, nl=bool(text))
         return
     if options.mode == DRY_RUN:
         for file in run.files:
             sys.stdout.buffer.write(file.diff)
         sys.stdout.buffer.flush()
     if not run.errors:
-        from migrator.report.page import width_of
-        from migrator.report.text import render
+        _show_text(run, options, sys.stderr if options.mode == DRY_RUN else sys.stdout)
 
-        stream = sys.stderr if options.mode == DRY_RUN else sys.stdout
-        render(run, width_of(stream)).print(stream)
+
+def _show_text(run: RunResult, options: Options, stream: TextIO) -> None:
+    from migrator.report.page import width_of
+    from migrator.report.text import Detail, render
+
+    detail = Detail.QUIET if options.quiet else Detail.VERBOSE if options.verbose else Detail.NORMAL
+    render(run, width_of(stream), detail).print(stream)
 
 
 def _unproved(file: FileResult) -> MigrateError:

@@ -11,7 +11,9 @@ import pytest
 
 from migrator.run.dispatch import subcommand, subcommands
 
-LEGACY = (Path(__file__).parents[2] / "fixtures/attention/single_head_tril_buffer/before.py").read_text(encoding="utf-8")
+LEGACY = (Path(__file__).parents[2] / "fixtures/attention/single_head_tril_buffer/before.py").read_text(
+    encoding="utf-8"
+)
 
 
 def migrate(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +32,7 @@ def test_a_module_is_a_subcommand(name: str, tmp_path: Path) -> None:
 
 
 def test_help_lists_the_subcommands(tmp_path: Path) -> None:
-    after = migrate("--help", cwd=tmp_path).stdout.partition("Subcommands:\n")[2]
+    after = migrate("--help", cwd=tmp_path).stdout.partition("Subcommands:\n")[2].partition("\n\n")[0]
     assert [line.split()[0] for line in after.splitlines() if line[2:3].strip()] == subcommands()
 
 

@@ -45,6 +45,7 @@ class Tool:
         skip: frozenset[str],
         choices: Mapping[str, str],
         findings_only: bool,
+        left_out: frozenset[tuple[str, str]],
     ) -> Plan:
         self.planned.append({"phase": phase, "only": only, "skip": skip, "choices": dict(choices)})
         changed = "old =" in source

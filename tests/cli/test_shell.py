@@ -57,6 +57,10 @@ BAD = {
     "nul.py": (b"x = 1\n\0", b"nul.py:2: nul-bytes: "),
     "deep.py": (b"import torch\nsoftmax = " + b"[" * 300 + b"]" * 300, b"deep.py:2: too-deep: "),
     "big.py": (b"#" * 6_000_000, b"big.py: too-large: "),
+    "model.ipynb": (
+        b'{"cells": []}',
+        b"model.ipynb: notebook: notebooks are not rewritten; move the model into a Python",
+    ),
     "pipe.py": (None, b"pipe.py: not-a-file: "),
     "none.py": (None, b"none.py: no-such-file: "),
     "folder": (None, b"folder: no-python-files: "),
