@@ -14,6 +14,7 @@ from migrator.recognise.attention import attention_classes
 from migrator.recognise.composition import components
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.pairs import partners
 from migrator.recognise.values import Flow, Value, strip
 
 NORMS = {"torch.nn.LayerNorm", "torch.nn.RMSNorm"}
@@ -105,6 +106,10 @@ def feed_forwards(index: FileIndex) -> list[FeedForward]:
                 one = _feed_forward(index, block, sublayer)
                 if one is not None:
                     found[one.owner.name, one.first or one.attribute] = one
+    for partner in partners(index):
+        one = _own_class(index, index.modules[partner.name])
+        if one is not None:
+            found.setdefault((one.owner.name, one.first or one.attribute), one)
     return list(found.values())
 
 

@@ -16,9 +16,10 @@ from migrator.recognise.blocks import (
     strange_feed_forward,
 )
 from migrator.recognise.borrowers import assigned_nodes, borrower
-from migrator.recognise.composition import built_outside, users_of
+from migrator.recognise.composition import users_of
 from migrator.recognise.constants import init_values
 from migrator.recognise.index import FileIndex
+from migrator.recognise.pairs import partners
 
 REFUSALS = {
     "hidden-width": "the two products do not share one hidden width that the source says",
@@ -129,11 +130,15 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     """What else uses the feed-forward, or its parts."""
     info = found.owner
     known = blocks(index)
+    paired = [partner for partner in partners(index) if partner.name == info.name]
     if info.name not in known:
-        others = [component for component in users_of(index, info.name) if component.owner.name not in known]
+        beside = {id(partner.call) for partner in paired}
+        held = [component for component in users_of(index, info.name) if id(component.call) not in beside]
+        others = [component for component in held if component.owner.name not in known]
         if others:
             return f"{others[0].owner.name}.{others[0].attribute}, which is in no block, is a {info.name} too"
-        if built_outside(index, info.name):
+        inside = beside | {id(component.call) for component in held}
+        if any(id(site.call) not in inside for site in index.calls.get(info.name, [])):
             return f"{info.name} is also built outside of the blocks"
     attributes = {found.first, found.last} if found.kind == "inline" else {found.attribute}
     calls = [v for v in found.flow.values if v.op == "module" and v.data in attributes]
@@ -143,8 +148,9 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     line = borrower(index, info, attributes, own | set(assigned_nodes(info, attributes)))
     if line:
         return f"{line} uses a part of it"
-    held = attributes | {component.attribute for component in users_of(index, info.name)}
-    return _singled_out(index, attributes if found.kind == "inline" else set(), held)
+    held_in = attributes | {component.attribute for component in users_of(index, info.name)}
+    held_in |= {partner.attribute for partner in paired}
+    return _singled_out(index, attributes if found.kind == "inline" else set(), held_in)
 
 
 def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
