@@ -347,10 +347,11 @@ def _lies_between(steps: list[Value], activation: Value, first: Value) -> bool:
 
 
 def _sequential_activation(index: FileIndex, value: ast.Call) -> str:
-    """Name of the activation of Sequential(Linear, activation, [Dropout], Linear, [Dropout]), else ""."""
+    """Name of the activation of Sequential([norm], Linear, activation, [Dropout], Linear, [Dropout]), else ""."""
     if any(not isinstance(arg, ast.Call) for arg in value.args) or value.keywords:
         return ""
     kinds = [index.resolve(arg.func) or "" for arg in value.args if isinstance(arg, ast.Call)]
+    kinds = kinds[1:] if kinds and kinds[0] in NORMS else kinds
     shape = "".join(_LETTERS.get(kind, "?") for kind in kinds)
     known = {"torch.nn.ReLU": "relu", "torch.nn.GELU": "gelu"}
     return known[kinds[1]] if shape in ("LAL", "LADL", "LALD", "LADLD") else ""

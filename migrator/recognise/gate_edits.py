@@ -134,7 +134,8 @@ def _sequential(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
     assert isinstance(value, ast.Call)
     code, imports = _module(index, place, value, narrow)
     places = [position for position, arg in enumerate(value.args) if arg in (place.first, place.last)]
-    prefix = f"{attribute}.0" if _dropouts(index, value.args[places[1] + 1 :]) else attribute
+    alone = not places[0] and not _dropouts(index, value.args[places[1] + 1 :])
+    prefix = attribute if alone else f"{attribute}.{places[0]}"
     renamed = tuple(
         (owner, f"{attribute}.{place_}.{kind}", f"{prefix}.{new}.{kind}")
         for place_, new in zip(places, ("gate", "down"), strict=True)
@@ -145,7 +146,7 @@ def _sequential(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
 
 
 def _module(index: FileIndex, place: Gateless, value: ast.Call, narrow: bool) -> tuple[str, list[AnyEdit]]:
-    """`SwiGLU(embed_dim, hidden_dim, ...)`, in a Sequential with the dropout that stood behind the second product."""
+    """`SwiGLU(embed_dim, hidden_dim, ...)`, in a Sequential with the norm before it and the dropout behind it."""
     definition = place.found.owner.definition
     spelling, imported = runtime_name(index, "SwiGLU")
     imports: list[AnyEdit] = [imported]
@@ -159,11 +160,12 @@ def _module(index: FileIndex, place: Gateless, value: ast.Call, narrow: bool) ->
     words += [f"bias={definition.source(k.value)}" for k in place.first.keywords]
     words += [f"dropout={_rate(definition, arg)}" for arg in _dropouts(index, value.args[first + 1 : last])]
     prefix = f"self.{place.found.attribute} = "
-    outer = [definition.source(arg) for arg in _dropouts(index, value.args[last + 1 :])]
-    if not outer:
+    before = [definition.source(arg) for arg in value.args[:first]]
+    behind = [definition.source(arg) for arg in _dropouts(index, value.args[last + 1 :])]
+    if not before and not behind:
         return call(spelling, words, prefix=prefix)[len(prefix) :], imports
     code = f"{spelling}({', '.join(words)})"
-    return call(definition.source(value.func), [code, *outer], prefix=prefix)[len(prefix) :], imports
+    return call(definition.source(value.func), [*before, code, *behind], prefix=prefix)[len(prefix) :], imports
 
 
 def _dropouts(index: FileIndex, arguments: list[ast.expr]) -> list[ast.Call]:

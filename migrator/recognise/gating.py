@@ -76,7 +76,7 @@ class Gateless:
             return self.found.activation.node
         value = self.found.owner.attribute(self.found.attribute)
         assert isinstance(value, ast.Call)
-        return value.args[1]
+        return value.args[value.args.index(self.first) + 1]
 
     def switched_off(self) -> tuple[Swap, ...]:
         """The activation, out of the way."""
