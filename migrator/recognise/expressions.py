@@ -204,7 +204,8 @@ class Expressions:
     def meaning_of(self, node: ast.Call, function: ast.stmt, args: list[Value]) -> Value | None:
         """What a call of a small function of the file means: `exists(x)` is `x is not None`."""
         said = answer(function)
-        if said is None or len(args) != len(said[0]):
+        twins = [one for one in self.index.definitions if one.name == getattr(function, "name", "")]
+        if said is None or len(twins) > 1 or len(args) != len(said[0]):
             return None
         outer, self.names = self.names, dict(zip(said[0], args, strict=True))
         first = len(self.flow.values)
