@@ -146,9 +146,12 @@ def lost_attribute(pair: Twins, stage: Stage) -> str | None:
     swapped = {line for claim in stage.claims for swap in claim.off for line in range(swap.line, swap.end_line + 1)}
     off = {name for line in swapped for name in re.findall(r"\.(\w+)", lines[line - 1])}
     for path, names in pair.before.attributes.items():
-        if path.rpartition(".")[2] in off:
-            continue  # what was switched off may leave something else in its place
-        if path in pair.after.attributes and own & set(pair.before.modules[path]["classes"]):
+        if path not in pair.after.attributes:
+            continue
+        old, new = (set(side.modules[path]["classes"]) for side in (pair.before, pair.after))
+        if path.rpartition(".")[2] in off and old != new:
+            continue  # what was switched off has left something else in its place
+        if own & old:
             gone = [name for name in names if name not in pair.after.attributes[path] and name not in off]
             if gone:
                 return f"its attribute {f'{path}.' if path else ''}{gone[0]} is gone, and no claim covers it"
