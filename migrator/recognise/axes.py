@@ -288,6 +288,9 @@ class Axes:
         tracks = [self.of(arg) for arg in value.args[:3]]
         if any(not isinstance(track, Lane) or track.axis != -2 for track in tracks):
             raise Mixed(value)
+        scale = value.keywords.get("scale")
+        if scale is not None and self.of(scale) is not None:  # one that grows with the sequence is another each time
+            raise Mixed(value)
         return tracks[0]
 
     _sdpa = _runtime_attention
