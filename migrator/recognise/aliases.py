@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from migrator.recognise.anatomy import Stop, text_of
 from migrator.recognise.dataflow import flow_of, method_flow
+from migrator.recognise.mutation import is_in_place
 from migrator.recognise.operations import VIEWS
 from migrator.recognise.shapes import size_of
 from migrator.recognise.syntax import FunctionNode
@@ -21,7 +22,7 @@ def check_view(flow: Flow, value: Value) -> None:
         if stored or alias in returned:
             raise Stop("output-kept", f"`{text_of(value)}` is returned or stored as it is", alias.node)
         for user in alias.users:
-            if _in_place(alias, user):
+            if _in_place(inner, alias, user):
                 raise Stop("in-place", f"`{text_of(user)}` changes a projection in place", user.node)
             sizes = _sizes_of_view(user)
             if not whole and sizes is not None and not _splits_heads(sizes):
@@ -62,15 +63,15 @@ def _handed_to(flow: Flow, value: Value, user: Value) -> Iterator[tuple[Flow, Va
             yield inner, given
 
 
-def _in_place(value: Value, user: Value) -> bool:
+def _in_place(flow: Flow, value: Value, user: Value) -> bool:
+    if user.keywords.get("out") is value:
+        return True
     if not user.args or user.args[0] is not value:
         return False
-    if user.op == "setitem" or (user.node is None and isinstance(user.statement, ast.AugAssign)):
-        return True
     called = user.node.func if isinstance(user.node, ast.Call) else None
-    name = called.attr if isinstance(called, ast.Attribute) else ""
-    inside = user.keywords.get("inplace")
-    return name.endswith("_") or (inside is not None and not inside.is_const(False))
+    named = isinstance(called, ast.Attribute) and called.attr.endswith("_")
+    augmented = user.node is None and isinstance(user.statement, ast.AugAssign)
+    return named or augmented or is_in_place(flow, user)
 
 
 def _sizes_of_view(user: Value) -> tuple[Value, ...] | None:
