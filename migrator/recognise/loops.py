@@ -22,7 +22,7 @@ from migrator.recognise.slices import (
     starts_at,
     until,
 )
-from migrator.recognise.syntax import FunctionNode, bind, parameters, walk_statements
+from migrator.recognise.syntax import FunctionNode, bind, parameters, stored_names, walk_statements
 
 _DRAWS = frozenset({"argmax", "multinomial", "max", "sample", "topk", "softmax", "log_softmax"})
 _COPYING = frozenset({"append", "clone", "contiguous", "detach", "item", "long", "to", "view"})
@@ -293,6 +293,10 @@ class _Loop:
             raise _Stop("arguments", "the model is given several sequences, of which one grows", "cut the others to it")
         crop = crops.get(base_name(node) or "") if isinstance(node, ast.Name) else crop_of(node)
         if crop is not None:
+            moving = {n.id for n in ast.walk(crop[1]) if isinstance(n, ast.Name)} & stored_names([self.loop])
+            if moving:
+                seen = f"the window `{ast.unparse(crop[1])}` is another one in each step"
+                raise _Stop("arguments", seen, "give it one length before the loop")
             found.room = self.definition.source(crop[1])
             found.fits = f"{crop[0]}.size(1) <= {found.room}"
         elif not isinstance(node, ast.Name):
