@@ -13,6 +13,8 @@ from migrator.recognise.shapes import size_of
 from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Flow, Value
 
+_OF_MEMORY = frozenset({"as_strided", "stride", "data_ptr", "storage", "untyped_storage", "is_contiguous"})
+
 
 def check_view(flow: Flow, value: Value) -> None:
     """Raises Stop where something needs a result to be a tensor of its own: it becomes a view of a wider one."""
@@ -24,6 +26,8 @@ def check_view(flow: Flow, value: Value) -> None:
         for user in alias.users:
             if _in_place(inner, alias, user):
                 raise Stop("in-place", f"`{text_of(user)}` changes a projection in place", user.node)
+            if user.op in ("method", "getattr") and user.data in _OF_MEMORY:
+                raise Stop("view", f"`{text_of(user)}` looks at the memory itself", user.node)
             sizes = _sizes_of_view(user)
             if not whole and sizes is not None and not _splits_heads(sizes):
                 raise Stop("view", f"`{text_of(user)}` may need contiguous memory", user.node)

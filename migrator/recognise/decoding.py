@@ -106,7 +106,13 @@ def _as_built(index: FileIndex, stack: Stack, inner: Component) -> None:
     """What runs has to be what the source shows: it is handed an argument that nothing else would take."""
     if compiles_scripts(index):
         raise _Stop("scripted", "the file compiles code with `torch.jit.script`", "use torch.compile")
-    for info, attribute in ((stack.owner, stack.component.attribute), (stack.block.info, inner.attribute)):
+    attending = index.modules[inner.name]
+    parts = [(stack.owner, stack.component.attribute), (stack.block.info, inner.attribute)]
+    parts += [
+        (info, stack.flow.function.name if info is stack.owner else "forward")
+        for info in (stack.owner, stack.block.info, attending)
+    ]
+    for info, attribute in parts:
         where = changed_later(info, attribute)
         if where:
             seen = f"{where} may put something else into `{attribute}` of {info.name}"
