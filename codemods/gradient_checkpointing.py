@@ -269,7 +269,18 @@ def _single(run: Run, trunk: Trunk) -> _Rewriting:
     arguments += [name + value for name, value in named]
     switch = f"{first_parameter(run.method)}.checkpointed"
     around = len(_first_line(run.statement)) - len(ast.unparse(run.call))
-    return _Rewriting(run, call(switch, arguments, indent=run.statement.col_offset + max(around, 0)))
+    code = call(switch, arguments, indent=run.statement.col_offset + max(around, 0))
+    if "\n" in code and _shares_its_line(run):
+        raise _Obstacle("layout", f"`{_first_line(run.statement)}` shares its line, which has no room for more")
+    return _Rewriting(run, code)
+
+
+def _shares_its_line(run: Run) -> bool:
+    """`for block in self.blocks: x = block(x)`."""
+    return any(
+        hasattr(one, "body") and isinstance(one, ast.stmt) and one.lineno == run.statement.lineno
+        for one in ast.walk(run.method)
+    )
 
 
 def _whole(index: FileIndex, trunk: Trunk, run: Run) -> _Rewriting:
