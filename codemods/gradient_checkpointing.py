@@ -25,6 +25,7 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.attention import compiles_scripts
+from migrator.recognise.borrowers import hooked
 from migrator.recognise.composition import family, users_of
 from migrator.recognise.constants import init_values, number
 from migrator.recognise.dataflow import flow_of
@@ -180,8 +181,8 @@ def _check(index: FileIndex, trunk: Trunk) -> None:
     taken = [f"{info.name} has a `{name}`" for info in kin for name in _SWITCHES if _has(info, name)]
     if taken and not trunk.owner.derives_from(_BASE):
         raise _Obstacle("conflict", f"{taken[0]} of its own")
-    if any(run.whole for run in trunk.runs) and _hooks(index):
-        raise _Obstacle("hooks", f"{_hooks(index)} hangs a hook, perhaps on `{trunk.path}`")
+    if any(run.whole for run in trunk.runs) and hooked(index):
+        raise _Obstacle("hooks", f"{hooked(index)} hangs a hook, perhaps on `{trunk.path}`")
     for name in dict.fromkeys(member.name for member in trunk.members):
         found = obstacle(index, name)
         if found is not None:
@@ -221,15 +222,6 @@ def _has(info: ClassInfo, name: str) -> bool:
         isinstance(node, ast.Name) and node.id == name for item in info.node.body for node in ast.walk(item)
         if isinstance(item, ast.Assign | ast.AnnAssign)
     )  # fmt: skip
-
-
-def _hooks(index: FileIndex) -> str:
-    for definition in index.definitions:
-        if "register_" in definition.text and "hook" in definition.text:
-            for node in ast.walk(definition.tree):
-                if isinstance(node, ast.Attribute) and node.attr.startswith("register_") and node.attr.endswith("hook"):
-                    return f"line {definition.line(node)}"
-    return ""
 
 
 # --- who gets the switch -------------------------------------------------------------------------------------------
@@ -277,7 +269,18 @@ def _single(run: Run, trunk: Trunk) -> _Rewriting:
     arguments += [name + value for name, value in named]
     switch = f"{first_parameter(run.method)}.checkpointed"
     around = len(_first_line(run.statement)) - len(ast.unparse(run.call))
-    return _Rewriting(run, call(switch, arguments, indent=run.statement.col_offset + max(around, 0)))
+    code = call(switch, arguments, indent=run.statement.col_offset + max(around, 0))
+    if "\n" in code and _shares_its_line(run):
+        raise _Obstacle("layout", f"`{_first_line(run.statement)}` shares its line, which has no room for more")
+    return _Rewriting(run, code)
+
+
+def _shares_its_line(run: Run) -> bool:
+    """`for block in self.blocks: x = block(x)`."""
+    return any(
+        hasattr(one, "body") and isinstance(one, ast.stmt) and one.lineno == run.statement.lineno
+        for one in ast.walk(run.method)
+    )
 
 
 def _whole(index: FileIndex, trunk: Trunk, run: Run) -> _Rewriting:

@@ -26,12 +26,12 @@ from migrator.codemod import (
 )
 from migrator.recognise.axes import Lane
 from migrator.recognise.cached import takes_cache
-from migrator.recognise.decoding import Decoder, decoders
+from migrator.recognise.decoding import Decoder, decoders, numbered
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.loops import decoding_loops
 from migrator.recognise.runs import RUN_REFUSALS
 from migrator.recognise.spelling import LINE_LIMIT, call, free_local, runtime_name
-from migrator.recognise.syntax import FunctionNode
+from migrator.recognise.syntax import FunctionNode, first_parameter
 
 _HAND_ON = "past_kv=past_kv"
 _FIRST = "past_kv=past_kv and past_kv[0]"
@@ -66,6 +66,9 @@ class KeyValueCache(Codemod):
         "output": "what is returned is not made of the positions one by one",
         "signature": "a method cannot take one more argument",
         "subclassed": "a method that would take one more argument is overridden",
+        "replaced": "a block, or its attention, may be replaced by something that takes no cache",
+        "hooks": "hooks may hang on the nn.Sequential, and would not be called by a loop over its blocks",
+        "scripted": "the file compiles code with torch.jit.script",
         "layout": "the place cannot be edited statement by statement",
         **RUN_REFUSALS,
     }
@@ -175,11 +178,25 @@ def _signature_edits(decoder: Decoder, cache: str) -> Iterator[AnyEdit]:
     yield _parameter(owner, method, f"past_kv: {cache} | None = None")
     yield _parameter(owner, method, "use_cache: bool = False")
     said = method.returns
-    if said is not None and not (isinstance(said, ast.Constant) and said.value is None):
-        text = owner.definition.source(said)
-        kind = f"tuple[{text}, {cache}]" if not text.lower().startswith("tuple[") else "tuple[object, ...]"
-        quoted = isinstance(said, ast.Constant)
-        yield Replace(owner.definition, said, f'"{said.value} | tuple"' if quoted else f"{text} | {kind}")  # type: ignore[attr-defined]
+    wider = _widened(owner.index, owner.definition.source(said), said, cache) if said is not None else ""
+    if said is not None and wider:
+        yield Replace(owner.definition, said, wider)
+
+
+def _widened(index: FileIndex, text: str, said: ast.expr, cache: str) -> str:
+    """What is said of the result, and the cache beside it; "" where that is no type, as `-> torch.tensor`."""
+    if isinstance(said, ast.Constant) and isinstance(said.value, str):
+        try:
+            inner = ast.parse(said.value, mode="eval").body
+        except SyntaxError:
+            return ""
+        return f'"{said.value} | tuple"' if _widened(index, said.value, inner, cache) else ""
+    base = index.resolve(said.value if isinstance(said, ast.Subscript) else said) or ""
+    named = isinstance(said, ast.Subscript) or base.endswith("Tensor") or base in index.classes
+    union = isinstance(said, ast.BinOp) and isinstance(said.op, ast.BitOr)
+    if not named and not union:
+        return ""
+    return f"{text} | tuple[object, ...]" if base.lower().endswith("tuple") else f"{text} | tuple[{text}, {cache}]"
 
 
 # --- the method that runs the stack --------------------------------------------------------------------------------
@@ -220,8 +237,12 @@ def _run_edits(decoder: Decoder) -> Iterator[AnyEdit]:
         if not inside:
             yield Argument(definition, run, _FIRST)
         return
-    number = free_local(stack.owner.index, stack.flow.function, "i", "layer", "block_number")
+    counted = numbered(stack.statement) if isinstance(stack.statement, ast.For) else ""
+    number = counted or free_local(stack.owner.index, stack.flow.function, "i", "layer", "block_number")
     handed = f"past_kv=past_kv and past_kv[{number}]"
+    if counted:
+        yield Argument(definition, run, handed)
+        return
     if isinstance(stack.statement, ast.For):
         yield Replace(definition, stack.statement.target, f"{number}, {definition.source(stack.statement.target)}")
         yield Replace(definition, stack.statement.iter, f"enumerate({definition.source(stack.statement.iter)})")
@@ -243,7 +264,8 @@ def _loop(decoder: Decoder, name: str, number: str, handed: str) -> str:
     stack, run = decoder.stack, decoder.call
     entry = stack.owner.definition.source(run.args[0] if run.args else run.keywords[0].value)
     block = free_local(stack.owner.index, stack.flow.function, "block", "layer", "each_block")
-    loop = f"for {number}, {block} in enumerate(self.{stack.component.attribute}):"
+    own = first_parameter(stack.flow.function)
+    loop = f"for {number}, {block} in enumerate({own}.{stack.component.attribute}):"
     first = [] if name == entry else [f"{name} = {entry}"]
     return "\n".join([*first, loop, f"    {name} = {block}({name}, {handed})"])
 

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 from migrator.recognise.anatomy import Stop, text_of
 from migrator.recognise.dataflow import flow_of, method_flow
+from migrator.recognise.mutation import is_in_place
 from migrator.recognise.operations import VIEWS
 from migrator.recognise.shapes import size_of
 from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Flow, Value
+
+_OF_MEMORY = frozenset({"as_strided", "stride", "data_ptr", "storage", "untyped_storage", "is_contiguous"})
 
 
 def check_view(flow: Flow, value: Value) -> None:
@@ -21,8 +24,10 @@ def check_view(flow: Flow, value: Value) -> None:
         if stored or alias in returned:
             raise Stop("output-kept", f"`{text_of(value)}` is returned or stored as it is", alias.node)
         for user in alias.users:
-            if _in_place(alias, user):
+            if _in_place(inner, alias, user):
                 raise Stop("in-place", f"`{text_of(user)}` changes a projection in place", user.node)
+            if user.op in ("method", "getattr") and user.data in _OF_MEMORY:
+                raise Stop("view", f"`{text_of(user)}` looks at the memory itself", user.node)
             sizes = _sizes_of_view(user)
             if not whole and sizes is not None and not _splits_heads(sizes):
                 raise Stop("view", f"`{text_of(user)}` may need contiguous memory", user.node)
@@ -62,15 +67,15 @@ def _handed_to(flow: Flow, value: Value, user: Value) -> Iterator[tuple[Flow, Va
             yield inner, given
 
 
-def _in_place(value: Value, user: Value) -> bool:
+def _in_place(flow: Flow, value: Value, user: Value) -> bool:
+    if user.keywords.get("out") is value:
+        return True
     if not user.args or user.args[0] is not value:
         return False
-    if user.op == "setitem" or (user.node is None and isinstance(user.statement, ast.AugAssign)):
-        return True
     called = user.node.func if isinstance(user.node, ast.Call) else None
-    name = called.attr if isinstance(called, ast.Attribute) else ""
-    inside = user.keywords.get("inplace")
-    return name.endswith("_") or (inside is not None and not inside.is_const(False))
+    named = isinstance(called, ast.Attribute) and called.attr.endswith("_")
+    augmented = user.node is None and isinstance(user.statement, ast.AugAssign)
+    return named or augmented or is_in_place(flow, user)
 
 
 def _sizes_of_view(user: Value) -> tuple[Value, ...] | None:

@@ -20,7 +20,7 @@ POINTWISE = frozenset(
     | {"gelu", "identity", "log", "long", "mul", "neg", "phi", "pow", "relu", "rsqrt", "runtime.swiglu", "sigmoid"}
     | {"silu", "sin", "softplus", "sqrt", "square", "sub", "tanh", "to", "type_as", "where", "masked_fill"}
 )
-_ALONG_THE_LAST = frozenset({"softmax", "log_softmax", "layer_norm", "linear"})
+_ALONG_THE_LAST = frozenset({"softmax", "log_softmax", "linear"})
 _DEPTH = 6
 
 
@@ -241,8 +241,12 @@ class Axes:
 
     def _mean(self, value: Value) -> Track:
         """Over the last axis, which stays: the heart of a norm that is written out."""
-        lane, axis = self._lane(value), value.argument(1, "dim")
-        keeps = value.argument(2, "keepdim")
+        return self._over_the_last(value, value.argument(1, "dim"), value.argument(2, "keepdim"))
+
+    _sum = _mean
+
+    def _over_the_last(self, value: Value, axis: Value | None, keeps: Value | None) -> Track:
+        lane = self._lane(value)
         if lane is None:
             return self._only_if_free(value)
         last = axis is not None and axis.data in (-1, lane.rank - 1) and lane.axis != -1
@@ -250,10 +254,23 @@ class Axes:
             raise Mixed(value)
         return lane
 
-    _sum = _mean
-
     def _method(self, value: Value) -> Track:
-        return self._mean(value) if value.data in ("std", "var", "norm") and value.args else self._only_if_free(value)
+        """`x.std(-1, keepdim=True)`, and `x.norm(2, -1, True)`, which names its power first."""
+        if value.data == "norm" and value.args:
+            return self._over_the_last(value, value.argument(2, "dim"), value.argument(3, "keepdim"))
+        if value.data in ("std", "var") and value.args:
+            return self._over_the_last(value, value.argument(1, "dim"), value.keywords.get("keepdim"))
+        return self._only_if_free(value)
+
+    def _layer_norm(self, value: Value) -> Track:
+        """Over the last axis alone: `(dim,)`, `x.shape[-1:]`."""
+        shape = value.argument(1, "normalized_shape")
+        sizes = shape.args if shape is not None and shape.op == "tuple" else (shape,)
+        part = sizes[0].args[1] if sizes and sizes[0] is not None and sizes[0].op == "size" else None
+        several = part is not None and part.op == "slice" and not (part.args and part.args[0].is_const(-1))
+        if len(sizes) != 1 or several:
+            raise Mixed(value)
+        return _not_last(value, self.of(value.args[0]), None) if self.of(value.args[0]) is not None else None
 
     # --- products ---------------------------------------------------------------------------------------------
 
@@ -287,6 +304,9 @@ class Axes:
         """Causal attention with a cache: positions of queries, keys and values in the last axis but one."""
         tracks = [self.of(arg) for arg in value.args[:3]]
         if any(not isinstance(track, Lane) or track.axis != -2 for track in tracks):
+            raise Mixed(value)
+        scale = value.keywords.get("scale")
+        if scale is not None and self.of(scale) is not None:  # one that grows with the sequence is another each time
             raise Mixed(value)
         return tracks[0]
 

@@ -45,6 +45,16 @@ def assigned_nodes(info: ClassInfo, attributes: set[str]) -> Iterator[int]:
                     yield id(node)
 
 
+def hooked(index: FileIndex) -> str:
+    """Where the file hangs a hook on a module, or ""."""
+    for definition in index.definitions:
+        if "register_" in definition.text and "hook" in definition.text:
+            for node in ast.walk(definition.tree):
+                if isinstance(node, ast.Attribute) and node.attr.startswith("register_") and node.attr.endswith("hook"):
+                    return f"line {definition.line(node)}"
+    return ""
+
+
 def _reads(definition: Definition, attributes: set[str]) -> Iterator[ast.Attribute]:
     for node in ast.walk(definition.tree):
         if isinstance(node, ast.Attribute) and node.attr in attributes:

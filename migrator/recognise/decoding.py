@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.anatomy import Attention
-from migrator.recognise.attention import attention_classes
+from migrator.recognise.attention import attention_classes, compiles_scripts
 from migrator.recognise.axes import Lane, Mixed, Track
 from migrator.recognise.blocks import Block
+from migrator.recognise.borrowers import hooked
 from migrator.recognise.cached import CACHE, takes_cache
 from migrator.recognise.composition import Component, components, family
 from migrator.recognise.index import ClassInfo, FileIndex
@@ -17,13 +18,18 @@ from migrator.recognise.lanes import Lanes, position_by_position
 from migrator.recognise.literals import UNKNOWN, literal
 from migrator.recognise.prefixes import Cut, find_cut, optional_side
 from migrator.recognise.stacks import Stack, stacks
-from migrator.recognise.syntax import FunctionNode, walk_statements
+from migrator.recognise.surgery import changed_later
+from migrator.recognise.syntax import FunctionNode, stored_names, walk_statements
 from migrator.recognise.values import Flow, Value, strip
 
 _FINE = {
     "runtime": frozenset({"causal", "dropout_p", "fill", "scale", CACHE}),
     "sdpa": frozenset({"dropout_p", "is_causal", "scale"}),
 }
+_HANDING_ON = frozenset(
+    {"torch.no_grad", "torch.enable_grad", "torch.inference_mode", "torch.compile", "torch.autocast"}
+    | {"torch.amp.autocast", "torch.cuda.amp.autocast"}
+)
 _ROWS = Lane(-2, 3)
 Obstacle = tuple[str, str, str]
 
@@ -82,6 +88,7 @@ def _decoder(index: FileIndex, stack: Stack) -> Decoder:
         raise _Stop("", "decodes with a cache already")
     if stack.obstacle is not None:
         raise _Stop(*stack.obstacle)
+    _as_built(index, stack, inner)
     positioned = _rows_apart(attention)
     attending = _in_block(stack.block, inner)
     call = _call(stack)
@@ -93,6 +100,27 @@ def _decoder(index: FileIndex, stack: Stack) -> Decoder:
         remedy = "let everything between the tokens and the blocks treat each position by itself"
         raise _Stop("entry", cut, remedy)
     return Decoder(stack, attention, attending, positioned, call, cut, _returns(stack, passing))
+
+
+def _as_built(index: FileIndex, stack: Stack, inner: Component) -> None:
+    """What runs has to be what the source shows: it is handed an argument that nothing else would take."""
+    if compiles_scripts(index):
+        raise _Stop("scripted", "the file compiles code with `torch.jit.script`", "use torch.compile")
+    attending = index.modules[inner.name]
+    parts = [(stack.owner, stack.component.attribute), (stack.block.info, inner.attribute)]
+    parts += [
+        (info, stack.flow.function.name if info is stack.owner else "forward")
+        for info in (stack.owner, stack.block.info, attending)
+    ]
+    for info, attribute in parts:
+        where = changed_later(info, attribute)
+        if where:
+            seen = f"{where} may put something else into `{attribute}` of {info.name}"
+            raise _Stop("replaced", seen, "let `__init__` build all blocks, and leave them as they are")
+    hook = hooked(index) if stack.component.kind == "sequential" else ""
+    if hook:
+        seen = f"{hook} hangs a hook, perhaps on `{stack.component.attribute}`"
+        raise _Stop("hooks", seen, "hang the hooks on the blocks")
 
 
 # --- the attention -------------------------------------------------------------------------------------------------
@@ -183,9 +211,13 @@ def _call(stack: Stack) -> ast.Call:
     """Where the owner runs its blocks."""
     body = strip(stack.result.args[2]) if stack.result.op == "looped" else stack.result
     node = body.node
-    if not isinstance(node, ast.Call) or len(node.args) + len(node.keywords) != 1:
+    given = len(node.args) + len(node.keywords) - _is_checkpointed(node) if isinstance(node, ast.Call) else 0
+    if not isinstance(node, ast.Call) or given != 1:
         seen = f"the blocks of `{stack.component.attribute}` are given more than one input"
         raise _Stop("arguments", seen, "hand them nothing but the sequence")
+    if isinstance(stack.statement, ast.For) and not _is_plain_loop(stack.statement):
+        seen = f"`{ast.unparse(stack.statement.iter)}` goes over more than the blocks"
+        raise _Stop("layout", seen, f"write `for block in self.{stack.component.attribute}:`")
     inside = walk_statements(stack.statement.body) if isinstance(stack.statement, ast.For) else ()
     if any(isinstance(one, ast.If | ast.While | ast.Try | ast.Continue | ast.Break | ast.Match) for one in inside):
         seen = f"not each of `{stack.component.attribute}` is run each time"
@@ -194,6 +226,27 @@ def _call(stack: Stack) -> ast.Call:
         seen = f"the results of `{stack.component.attribute}` are kept one by one"
         raise _Stop("arguments", seen, "let each block do nothing but go on with the result of the one before")
     return node
+
+
+def _is_checkpointed(call: ast.Call) -> bool:
+    """`self.checkpointed(block, x)`: the first argument is no input."""
+    return isinstance(call.func, ast.Attribute) and call.func.attr == "checkpointed"
+
+
+def _is_plain_loop(loop: ast.For) -> bool:
+    """`for block in self.blocks`, and `for i, block in enumerate(self.blocks)`, where i stays what it is."""
+    if isinstance(loop.iter, ast.Attribute):
+        return isinstance(loop.target, ast.Name)
+    return bool(numbered(loop)) and numbered(loop) not in stored_names(loop.body)
+
+
+def numbered(loop: ast.For) -> str:
+    """i of `for i, block in enumerate(self.blocks)`, or ""."""
+    names = loop.target.elts if isinstance(loop.target, ast.Tuple) else []
+    over = loop.iter
+    counted = isinstance(over, ast.Call) and ast.unparse(over.func) == "enumerate"
+    plain = counted and isinstance(over, ast.Call) and len(over.args) == 1 and not over.keywords
+    return names[0].id if plain and len(names) == 2 and isinstance(names[0], ast.Name) else ""
 
 
 def _are_kept(stack: Stack, call: Value) -> bool:
@@ -209,6 +262,14 @@ def _signature(index: FileIndex, info: ClassInfo, method: FunctionNode) -> None:
     spec = method.args
     if spec.vararg is not None or spec.kwarg is not None:
         raise _Stop("signature", f"{name} takes any number of arguments", "name its parameters")
+    for decorator in method.decorator_list:
+        made = index.resolve(decorator.func if isinstance(decorator, ast.Call) else decorator) or ""
+        if made not in _HANDING_ON:
+            seen = f"{name} is decorated by `{ast.unparse(decorator)}`, which may take no more arguments"
+            raise _Stop("signature", seen, "call the decorated function by hand")
+    called = next((one.name for one in info.lineage if "__call__" in one.methods), "")
+    if called:
+        raise _Stop("signature", f"{called} has a `__call__` of its own", "leave `__call__` to nn.Module")
     taken = {arg.arg for arg in [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]}
     bound = {node.id for node in ast.walk(method) if isinstance(node, ast.Name)}
     if "use_cache" in taken | bound or (CACHE in bound and CACHE not in taken):

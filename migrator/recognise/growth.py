@@ -6,8 +6,12 @@ import ast
 from collections.abc import Iterator
 
 from migrator.recognise.index import FileIndex
-from migrator.recognise.slices import concatenated, crop_of, is_everything
-from migrator.recognise.syntax import walk_statements
+from migrator.recognise.slices import called_name, concatenated, crop_of, is_everything
+from migrator.recognise.syntax import FunctionNode, stored_names, walk_statements
+
+_CHANGES_A_MODEL = frozenset(
+    {"backward", "step", "train", "parameters", "named_parameters", "load_state_dict", "requires_grad_", "apply"}
+)
 
 
 class Growth:
@@ -68,6 +72,50 @@ class Growth:
             if isinstance(step, int) and isinstance(node.op, ast.Add | ast.Sub):
                 return step if isinstance(node.op, ast.Add) else -step
         return None
+
+    # --- what else goes on ------------------------------------------------------------------------------------
+
+    def are_read(self, function: FunctionNode, names: set[str]) -> bool:
+        """Whether one of the names is read in the loop or after it."""
+        return any(
+            isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load)
+            for node in ast.walk(function)
+            if getattr(node, "lineno", 0) >= self.loop.lineno
+        )
+
+    def change_of_model(self, call: ast.Call) -> ast.AST | None:
+        """A statement of the loop after which the model may compute something else."""
+        root = call.func
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        for statement in self.body:
+            if isinstance(root, ast.Name) and root.id in stored_names([statement]) and not hasattr(statement, "body"):
+                return statement
+            changing = [n for n in ast.walk(statement) if called_name(n) in _CHANGES_A_MODEL]
+            if changing:
+                return changing[0]
+        return None
+
+    def recounts(self) -> bool:
+        """Whether the loop assigns its own number."""
+        target = self.loop.target if isinstance(self.loop, ast.For) else None
+        return isinstance(target, ast.Name) and target.id != "_" and target.id in stored_names(self.loop.body)
+
+    def shared_names(self, function: FunctionNode, name: str) -> set[str]:
+        """Names that a view of `name`, or the whole of it, was given before the loop: `first = tokens[:, :2]`."""
+        return {
+            target.id
+            for statement in walk_statements(function.body)
+            if isinstance(statement, ast.Assign) and statement.lineno < self.loop.lineno
+            for target in statement.targets
+            if isinstance(target, ast.Name) and target.id != name and _viewed(statement.value) == name
+        }
+
+
+def _viewed(node: ast.expr) -> str:
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _unconditional(body: list[ast.stmt]) -> Iterator[ast.stmt]:

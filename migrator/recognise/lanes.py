@@ -49,7 +49,7 @@ class Lanes(Axes):
             return lane
         if kind == "runtime.RotaryEmbedding" and lane.axis == -2 and all(t == lane for t in tracks[:2]):
             return lane
-        if kind in self.passing:
+        if kind in self.passing and lane == Lane(-2, 3):
             return lane
         info = owner.index.modules.get(kind)
         if info is not None and self.depth and len([t for t in tracks if t is not None]) == 1:

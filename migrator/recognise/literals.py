@@ -8,6 +8,7 @@ from typing import Final
 
 from migrator.recognise.composition import Component
 from migrator.recognise.index import ClassInfo
+from migrator.recognise.surgery import changed_later
 from migrator.recognise.syntax import FunctionNode, bind, first_parameter, parameters, stored_names, walk_statements
 
 
@@ -32,6 +33,8 @@ def literal(info: ClassInfo, node: ast.expr, holders: Sequence[Component], depth
     init = info.methods.get("__init__")
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         if node.value.id != first_parameter(init) or node.attr in info.stores_outside_init:
+            return UNKNOWN
+        if changed_later(info, node.attr):
             return UNKNOWN
         value = info.attribute(node.attr)
         return literal(info, value, holders, depth - 1) if value is not None else UNKNOWN

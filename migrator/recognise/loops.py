@@ -19,9 +19,10 @@ from migrator.recognise.slices import (
     crop_of,
     goes_by_one,
     is_last,
+    starts_at,
     until,
 )
-from migrator.recognise.syntax import FunctionNode, bind, parameters, walk_statements
+from migrator.recognise.syntax import FunctionNode, bind, parameters, stored_names, walk_statements
 
 _DRAWS = frozenset({"argmax", "multinomial", "max", "sample", "topk", "softmax", "log_softmax"})
 _COPYING = frozenset({"append", "clone", "contiguous", "detach", "item", "long", "to", "view"})
@@ -189,8 +190,8 @@ class _Loop:
         first = names[0]
         assert isinstance(first, ast.Name)
         others = {name.id for name in names[1:] if isinstance(name, ast.Name)}
-        if any(isinstance(n, ast.Name) and n.id in others and isinstance(n.ctx, ast.Load) for n in self.nodes):
-            raise _Stop("logits-read", "more than the logits is read in the loop", "call the model once more for it")
+        if self.growth.are_read(self.function, others):
+            raise _Stop("logits-read", "more than the logits of the model is read", "call the model once more for it")
         return first.id
 
     # --- arguments --------------------------------------------------------------------------------------------
@@ -212,6 +213,7 @@ class _Loop:
         base = bases[growing] or ""
         source = crops[base][0] if base in crops else base
         self.untouched(found, {source} | ({base} if base in crops else set()), grown[source])
+        self.steady(found, source)
         for name in bases.keys() - {growing}:
             self.constant(given[name])
         if isinstance(grown[source].targets[0], ast.Subscript):
@@ -219,6 +221,20 @@ class _Loop:
         else:
             self.append(found, given[growing], crops, given)
             self.each_step(grown[source])
+
+    def steady(self, found: DecodingLoop, source: str) -> None:
+        """Neither the model, nor the number of the step, nor what shares the tokens' memory may change meanwhile."""
+        change = self.growth.change_of_model(found.call)
+        if change is not None:
+            seen = f"line {self.definition.line(change)} may change the model, whose keys and values are kept"
+            raise _Stop("sequence-changed", seen, "leave the model alone in the loop")
+        if self.growth.recounts():
+            raise _Stop("step", "the loop gives its own number another value", "use a name of its own")
+        shared = self.growth.shared_names(self.function, source)
+        for node in self.nodes:
+            if isinstance(node, ast.Name) and node.id in shared and not self.is_reading(node):
+                seen = f"line {self.definition.line(node)} may change `{source}`, whose memory `{node.id}` shares"
+                raise _Stop("sequence-changed", seen, "clone it")
 
     def each_step(self, growth: ast.Assign) -> None:
         """A step that adds no token would have no new row to compute."""
@@ -277,6 +293,10 @@ class _Loop:
             raise _Stop("arguments", "the model is given several sequences, of which one grows", "cut the others to it")
         crop = crops.get(base_name(node) or "") if isinstance(node, ast.Name) else crop_of(node)
         if crop is not None:
+            moving = {n.id for n in ast.walk(crop[1]) if isinstance(n, ast.Name)} & stored_names([self.loop])
+            if moving:
+                seen = f"the window `{ast.unparse(crop[1])}` is another one in each step"
+                raise _Stop("arguments", seen, "give it one length before the loop")
             found.room = self.definition.source(crop[1])
             found.fits = f"{crop[0]}.size(1) <= {found.room}"
         elif not isinstance(node, ast.Name):
@@ -299,6 +319,10 @@ class _Loop:
             raise _Stop("logits-read", seen, "read `logits[:, t]` alone")
         written = self.growth.column(growth.targets[0])
         assert written is not None
+        first = starts_at(loop.iter)
+        if first is not None and first + column < 0:
+            seen = f"the first step reads the logits at {first + column}, which is the end of the sequence"
+            raise _Stop("logits-read", seen, "begin where there is a position before")
         newest = column - (growing in found.method.shifted)  # the last token that these logits see
         if newest >= written:
             seen = (
@@ -316,29 +340,32 @@ class _Loop:
 
     def logits_reads(self, found: DecodingLoop) -> Iterator[ast.expr]:
         """What takes the rows of the logits, until the name stands for something else."""
-        name, rebound = found.logits, False
+        name, rebound, left = found.logits, False, False
         if found.statement.value is not found.call:  # logits = model(x)[:, -1]
             yield found.statement.value
             return
         for statement in self.steps[self.steps.index(found.statement) + 1 :]:
             loads = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == name]
+            if isinstance(statement, ast.AugAssign) and statement.target in loads:
+                yield statement.target  # `logits /= temperature` changes all rows, and goes on with them
+                continue
             for load in (n for n in loads if isinstance(n.ctx, ast.Load)):
                 holder = next(
                     (n for n in ast.walk(statement) if isinstance(n, ast.Subscript) and n.value is load), None
                 )
                 yield holder if holder is not None else load
-            plain = isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign)
-            if plain and any(isinstance(n.ctx, ast.Store) for n in loads):
+            left = left or any(isinstance(n, ast.Break) for n in ast.walk(statement))
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and any(isinstance(n.ctx, ast.Store) for n in loads):
                 rebound = True
                 break
-        if not rebound and self.read_elsewhere(found):
+        if (left or not rebound) and self.read_elsewhere(found):
             seen = f"`{name}` is read outside of the step that computes it"
             raise _Stop("logits-read", seen, "give the other use a result of its own")
 
     def read_elsewhere(self, found: DecodingLoop) -> bool:
         """Whether the name is read earlier in a step, or after the loop, before it is given another value."""
         names = [n for n in ast.walk(self.function) if isinstance(n, ast.Name) and n.id == found.logits]
-        start, end = (self.loop.lineno, found.statement.lineno), self.loop.end_lineno or self.loop.lineno
+        start, end = (self.loop.lineno, found.statement.lineno), self.loop.body[-1].end_lineno or self.loop.lineno
         earlier = [n for n in names if start[0] <= n.lineno < start[1]]
         later = sorted((n.lineno, n.col_offset, isinstance(n.ctx, ast.Load)) for n in names if n.lineno > end)
         return any(isinstance(n.ctx, ast.Load) for n in earlier) or bool(later and later[0][2])

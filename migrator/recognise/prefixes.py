@@ -21,7 +21,7 @@ _ROWS = Lane(-2, 3)
 _ROW_MODULES = frozenset(
     f"torch.nn.{name}" for name in ("Embedding", "Linear", "LayerNorm", "RMSNorm", "Dropout", "Identity")
 ) | {"runtime.SinusoidalPositionalEncoding"}
-_MOVED = frozenset({"unsqueeze", "expand", "expand_as", "layer_norm", "linear", "repeat"})
+_MOVED = frozenset({"layer_norm", "linear"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +248,27 @@ class Prefix:
         """`torch.cat([start, tokens[:, :-1]], dim=1)`."""
         shifted = shifted_by_cat(value, self.place)
         return shifted is not None and self.moved(shifted)
+
+    def _unsqueeze(self, value: Value) -> bool:
+        axis = value.argument(1, "dim")
+        single = axis is None or axis.data in (self.place, self.place - 3)
+        return self.one_for_all(value.args[0]) if single else self.holds(value.args[0])
+
+    def _expand(self, value: Value) -> bool:
+        return self.one_for_all(value.args[0])
+
+    _expand_as = _expand
+
+    def _repeat(self, value: Value) -> bool:
+        """As often as it likes, but not along the rows."""
+        times = value.args[1].args if value.args[1].op == "tuple" else value.args[1:]
+        once = len(times) > self.place and times[self.place].is_const(1)
+        return once and self.holds(value.args[0])
+
+    def one_for_all(self, value: Value) -> bool:
+        """Whether a value that has one row, or numbers places, is made of no argument: that one brings no rows."""
+        inner = Prefix(self.flow, {}, self.place)
+        return inner.holds(value) and not inner.sequences
 
     def _arange(self, value: Value) -> bool:
         start = value.args[0] if len(value.args) == 2 else None

@@ -161,6 +161,8 @@ def check_fusible(index: FileIndex, owner: ClassInfo, found: Attention, parts: l
     _check_borrowers(index, owner, parts)
     for part in parts:
         check_view(found.flow, part.value)
+        _check_gradient(part)
+    _check_written(found, {part.attribute for part in parts})
     _check_statements(found, parts)
 
 
@@ -182,6 +184,22 @@ def _check_borrowers(index: FileIndex, owner: ClassInfo, parts: list[Projection]
     line = borrower(index, owner, attributes, own) if attributes else ""
     if line:
         raise Stop("used-elsewhere", f"{line} uses one of the projections too")
+
+
+def _check_gradient(part: Projection) -> None:
+    """A weight without a gradient would get one of zeros, which optimizers that decay weights do not pass over."""
+    stopped = [user for user in part.value.users if user.op == "detach"]
+    if stopped and len(stopped) == len(part.value.users):
+        raise Stop("not-linear", f"`{text_of(stopped[0])}` gives no gradient to the weight", part.node)
+
+
+def _check_written(found: Attention, attributes: set[str]) -> None:
+    """All weights have to be what they are when the first product is made: `self.k.weight.data.mul_(2)`."""
+    own = tuple(f"{found.flow.self_name}.{attribute}." for attribute in attributes)
+    for node in ast.walk(found.flow.function):
+        callee = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.Call) and callee.endswith("_") and callee.startswith(own):
+            raise Stop("used-elsewhere", f"`{ast.unparse(node)}` changes a weight where it is used", node)
 
 
 def _check_statements(found: Attention, parts: list[Projection]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 
 from migrator.recognise.composition import components
 from migrator.recognise.index import ClassInfo, FileIndex
@@ -64,7 +65,24 @@ class Receivers:
         if arg.annotation is not None:
             return self._annotated(arg.annotation)
         models = top_models(self.index)
+        if any(isinstance(given, ast.Lambda) or self._is_built(given) for given in self._handed_in(arg.arg)):
+            return None
         return models[0] if len(models) == 1 and arg.arg in ("model", "net", "gpt", "lm", "transformer") else None
+
+    def _is_built(self, node: ast.expr) -> bool:
+        """Whether an expression makes something that is no class of the file: `nn.DataParallel(model)`."""
+        return isinstance(node, ast.Call) and self.of(node) is None
+
+    def _handed_in(self, name: str) -> Iterator[ast.expr]:
+        """What the calls of the function in this file give to a parameter."""
+        for definition in self.index.definitions if self.owner is None else ():
+            for node in ast.walk(definition.tree) if self.function.name in definition.text else ():
+                called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                if called and isinstance(node, ast.Call) and ast.unparse(node.func) == self.function.name:
+                    spec = self.function.args
+                    names = [arg.arg for arg in (*spec.posonlyargs, *spec.args)]
+                    yield from (given for known, given in zip(names, node.args, strict=False) if known == name)
+                    yield from (keyword.value for keyword in node.keywords if keyword.arg == name)
 
     def _annotated(self, node: ast.expr | None) -> ClassInfo | None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -11,11 +11,11 @@ from migrator.recognise.composition import mentioned
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.mutation import MUTATORS, changed_in_place, made_by
-from migrator.recognise.syntax import FunctionNode, first_parameter, walk_statements
+from migrator.recognise.syntax import FunctionNode, first_parameter, parameters, stored_names, walk_statements
 from migrator.recognise.values import Flow, roots
 
 _COUNTS = ("BatchNorm", "SyncBatchNorm", "InstanceNorm", "spectral_norm")
-_RANDOM = ("random.", "numpy.random.")
+_RANDOM = ("random.", "numpy.random.", "secrets.", "uuid.", "time.", "os.urandom")
 _KNOWN = ("torch.nn.", "runtime.")
 _LIBRARIES = frozenset({"torch", "runtime", "einops"}) | (sys.stdlib_module_names - {"random"})
 Obstacle = tuple[str, str]
@@ -67,10 +67,13 @@ def _of_flow(info: ClassInfo, flow: Flow) -> Iterator[Obstacle]:
         yield from (("stateful", f"{where} changes `{text}`") for text in _changes_of_self(method))
     if any(isinstance(node, ast.Global | ast.Nonlocal) for node in ast.walk(method)):
         yield "stateful", f"{where} changes global names"
+    yield from (("stateful", f"{where} changes `{text}`") for text in _changes_of_globals(method))
     for value in flow.values:
         name = value.data if isinstance(value.data, str) else ""
         if "generator" in value.keywords or (value.op == "call" and name.startswith(_RANDOM)):
             yield "random", f"{where} draws from a generator of its own: `{name}`"
+        if value.op == "call" and name == "next":
+            yield "stateful", f"{where} takes the next of what is counted elsewhere"
         if value.op == "module" and not _is_known(info, name):
             yield "unknown-part", f"{where} runs `self.{name}`, and it cannot be told what that is"
         if value.op == "call" and name and not _is_known_function(info.index, name):
@@ -101,6 +104,15 @@ def _changes_of_self(method: FunctionNode) -> Iterator[str]:
             target = node.func.value if in_place or name in MUTATORS else None
         if target is not None and _root(target) == first_parameter(method):
             yield ast.unparse(target)
+
+
+def _changes_of_globals(method: FunctionNode) -> Iterator[str]:
+    """Entries and attributes, of what the module or a class holds, that a method assigns: `CALLS["block"] += 1`."""
+    own = {*parameters(method), first_parameter(method), *stored_names(method.body)}
+    for node in ast.walk(method):
+        stored = isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load)
+        if stored and isinstance(node, ast.Attribute | ast.Subscript) and _root(node) not in {*own, ""}:
+            yield ast.unparse(node)
 
 
 def _root(node: ast.expr) -> str:

@@ -24,6 +24,18 @@ def goes_by_one(node: ast.expr) -> ast.expr | None:
     return node.args[-1] if plain and len(node.args) < 3 else None
 
 
+def starts_at(node: ast.expr) -> int | None:
+    """start of `range(start, n)`, 0 of `range(n)`, if the source says it."""
+    assert isinstance(node, ast.Call)
+    if called_name(node) != "range":
+        return starts_at(node.args[0])
+    try:
+        start = ast.literal_eval(node.args[0]) if len(node.args) > 1 else 0
+    except ValueError:
+        return None
+    return start if isinstance(start, int) else None
+
+
 def called_name(node: ast.AST) -> str:
     """The last name of what is called."""
     if not isinstance(node, ast.Call):

@@ -176,5 +176,7 @@ def roots(value: Value) -> set[Value]:
             todo.append(one.args[0])
         elif one.op in ("phi", "loop", "looped", "tuple"):
             todo.extend(arg for arg in one.args if arg not in found and arg.op != "const")
+        elif one.op == "getattr" and one.data in ("data", "T", "mT"):
+            todo.append(one.args[0])
         found.add(one)
     return {one for one in found if one.op != "const" and (one.op not in VIEWS or one.args[0].op == "shape")}
