@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +78,18 @@ def unread(text: str) -> set[tuple[str, str]]:
             targets = [target for node in ast.walk(function) if isinstance(node, ast.Assign) for target in node.targets]
             found |= {(function.name, t.id) for t in targets if isinstance(t, ast.Name) and t.id not in read}
     return found
+
+
+@pytest.mark.parametrize("case", REWRITTEN, ids=named)
+def test_no_comment_is_lost(case: Case) -> None:
+    """As a multiset, but for instructions to tools, which speak of the very line they stand on."""
+    assert not comments(case.before) - comments(case.after)
+
+
+def comments(text: str) -> Counter[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(text, newline="").readline)
+    found = (token.string.strip() for token in tokens if token.type == tokenize.COMMENT)
+    return Counter(comment for comment in found if not comment.startswith(("# noqa", "# type: ignore")))
 
 
 def imported(text: str) -> set[str]:
