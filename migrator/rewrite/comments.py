@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, Union, cast
 
@@ -25,15 +24,18 @@ def of(node: cst.CSTNode) -> list[str]:
 
 
 def lost(before: Iterable[str], after: Iterable[str]) -> list[str]:
-    """The comments that are missing afterwards, each as often as it is."""
-    left = Counter(after)
-    missing = []
-    for comment in before:
-        if left[comment]:
-            left[comment] -= 1
-        else:
-            missing.append(comment)
-    return missing
+    """The comments that nothing says afterwards.
+
+    One that several statements had in common may be said once for all of them, or as a part of a longer one.
+    """
+    present = set(after)
+    return [comment for comment in before if not _said(comment, present)]
+
+
+def _said(comment: str, present: Iterable[str]) -> bool:
+    """Whether one of the comments that are there says this too."""
+    words = re.escape(comment.lstrip("# "))
+    return any(comment == other or re.search(rf"(?<!\w){words}(?!\w)", other) for other in present)
 
 
 def conserved(before: Statement, after: cst.CSTNode | cst.FlattenSentinel[cst.CSTNode]) -> cst.CSTNode:
@@ -71,7 +73,8 @@ class Sweep:
     of the whole and open it still.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, present: Iterable[str] = ()) -> None:
+        self._present = frozenset(present)  # what the edited statements say by themselves
         self._kept: list[Statement] = []
         self._edited = False  # whether the last kept statement is
         self._gap: list[cst.EmptyLine] | None = None  # what stood above a run of dropped statements
@@ -79,7 +82,7 @@ class Sweep:
         self._place = 0  # where they stay if none comes
 
     def drop(self, statement: cst.SimpleStatementLine) -> None:
-        lines = list(statement.leading_lines)
+        lines = [line for line in statement.leading_lines if not line.comment or self._new(line.comment.value)]
         if self._gap is None:
             self._gap = lines if not self._kept else _split(lines)[0][:1]
             lines = [] if not self._kept else lines
@@ -109,6 +112,9 @@ class Sweep:
             self._kept[self._place] = _above(self._kept[self._place], *self._notes, below)
             self._notes = []
         return self._kept, self._notes
+
+    def _new(self, comment: str) -> bool:
+        return not _said(comment, self._present)
 
     def _give_to_last(self) -> None:
         if self._kept and self._edited and self._place == len(self._kept):

@@ -234,7 +234,9 @@ class _Applier(cst.CSTTransformer):
         """
         if not self.removed.intersection(block.body):
             return block
-        sweep = comments.Sweep()
+        unchanged = {*before.body, *self.removed}
+        edited = [statement for statement in block.body if statement not in unchanged]
+        sweep = comments.Sweep(comment for statement in edited for comment in comments.of(statement))
         for statement in block.body:
             if statement in self.removed:
                 sweep.drop(cast(cst.SimpleStatementLine, statement))

@@ -81,6 +81,13 @@ def test_comments_of_removed_statements_move_to_the_edited_one() -> None:
     assert after == ["    a = 1", "", "    # why b", "    # and how", "    # three", "    return g(x)"]
 
 
+def test_what_the_edited_statement_says_already_is_not_repeated() -> None:
+    here = definition("def f(x):\n    # now\n    a = x  # (B, T)\n    b = x  # (B, T, C)\n    return a + b  # (B, T)\n")
+    removed = [Remove(here, node_at(here, line)) for line in (3, 4)]
+    after = apply(here, [*removed, Replace(here, node_at(here, 5), "return g(x)")])
+    assert after == "def f(x):\n    # now\n    # (B, T, C)\n    return g(x)  # (B, T)\n"
+
+
 def test_the_edited_statement_may_stand_before_the_removed_one_or_further_down() -> None:
     before = lines_after(lambda d: Replace(d, statement(d, 2), "a = 0"), lambda d: Remove(d, statement(d, 5)))
     assert before[:4] == ["    # why b", "    # and how", "    a = 0", ""]
