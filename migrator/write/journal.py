@@ -81,8 +81,8 @@ def written(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
 
 
 def unfinished(files: Iterable[Path]) -> list[Path]:
-    """The journals that killed runs left above any of these files, or in the user's own directory."""
-    folders = {folder for file in files for folder in file.parents} | set(state.candidates())
+    """The journals that killed runs left in or above any of these paths, or in the user's own directory."""
+    folders = {folder for file in files for folder in (file, *file.parents)} | set(state.candidates())
     return sorted(folder / NAME for folder in folders if (folder / NAME).is_file())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from migrator.write import journal
 from tests.torture.running import NEW, OLD, count, finish, start
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
@@ -35,9 +36,9 @@ def test_a_killed_run_is_made_whole(folder: Path, tmp_path: Path, number: int) -
     run = start(tmp_path, "--no-verify", folder)
     if number % 2:
         until = time.monotonic() + 30
-        while not any(folder.glob(".*migrate*")) and run.poll() is None and time.monotonic() < until:
-            time.sleep(0.0005)
-        time.sleep(chance.uniform(0, 0.03))
+        while not (folder / journal.NAME).exists() and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.0001)
+        time.sleep(chance.uniform(0, 0.004))
     else:
         time.sleep(chance.uniform(0, 1.5))
     run.send_signal(SIGNALS[number % 3])
