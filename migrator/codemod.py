@@ -268,7 +268,7 @@ class Replace:
 
 @dataclass(frozen=True)
 class Remove:
-    """The statement goes, and with it the comments that speak of it. A body that would be empty gets `pass`."""
+    """The statement goes; its comments move to the statement that is edited beside it. An empty body gets `pass`."""
 
     definition: Definition
     node: ast.stmt

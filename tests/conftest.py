@@ -1,4 +1,4 @@
-"""Makes the helpers beside the tests importable, however pytest is started, and keeps off the user's cache."""
+"""Makes the helpers beside the tests importable, however pytest is started, and keeps off the user's own folders."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Also of the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(home))
+        yield home

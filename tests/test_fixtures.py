@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +77,19 @@ def unread(text: str) -> set[tuple[str, str]]:
             targets = [target for node in ast.walk(function) if isinstance(node, ast.Assign) for target in node.targets]
             found |= {(function.name, t.id) for t in targets if isinstance(t, ast.Name) and t.id not in read}
     return found
+
+
+@pytest.mark.parametrize("case", REWRITTEN, ids=named)
+def test_no_comment_is_lost(case: Case) -> None:
+    """But for instructions to tools; and what several statements said may be said once, or in a longer comment."""
+    said = comments(case.after)
+    assert [words for words in comments(case.before) if not any(words in other for other in said)] == []
+
+
+def comments(text: str) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(text, newline="").readline)
+    found = (token.string.strip() for token in tokens if token.type == tokenize.COMMENT)
+    return [comment.lstrip("# ") for comment in found if not comment.startswith(("# noqa", "# type: ignore"))]
 
 
 def imported(text: str) -> set[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from migrator.prove.confinement import without_secrets
 from migrator.prove.result import Check, TensorRow, Verification
 from migrator.rewrite.plan import Plan
 
@@ -81,7 +82,7 @@ class Prover:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**without_secrets(os.environ), "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(
             [self.python, "-P", "-c", _START, root],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

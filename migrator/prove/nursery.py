@@ -6,7 +6,6 @@ Forking before any operation matters: a pool of OpenMP threads does not survive 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -22,13 +21,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
+from migrator.prove.confinement import MEANS, adopt_orphans, confine, end_with_parent
+
 _MEMORY = 8 << 30
 _FILE_SIZE = 256 << 20
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Nursery:
     """The judge's side: asks the nursery for boxes and has them ended."""
+
+    means = ""  # what confines the boxes, as soon as there is one
 
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
@@ -55,7 +57,8 @@ class Nursery:
         socket.send_fds(self._connection, [request], [theirs.fileno(), theirs_output])
         theirs.close()
         os.close(theirs_output)
-        pid = json.loads(self._connection.recv(4096))["pid"]
+        answer = json.loads(self._connection.recv(4096))
+        pid, self.means = answer["pid"], answer["means"]
         os.set_blocking(output, False)
         return pid, ours, output
 
@@ -72,9 +75,9 @@ def _serve(connection: socket.socket) -> NoReturn:
     """The nursery's own life, until the judge is gone."""
     homes = tempfile.mkdtemp(prefix="migrate-")
     try:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        adopt_orphans()
         _prepare()
-        _loop(connection, homes)
+        _loop(connection, homes, _tried(Path(homes)))
     finally:
         shutil.rmtree(homes, ignore_errors=True)
         os._exit(0)
@@ -93,7 +96,18 @@ def _prepare() -> None:
     gc.freeze()  # what all boxes share stays shared, and no collection in a box looks through it
 
 
-def _loop(connection: socket.socket, homes: str) -> None:
+def _tried(home: Path) -> str:
+    """What will confine the boxes on this system."""
+    trial = os.fork()
+    if not trial:
+        try:
+            os._exit(MEANS.index(confine(home)))
+        finally:
+            os._exit(len(MEANS) - 1)
+    return MEANS[os.waitstatus_to_exitcode(os.waitpid(trial, 0)[1])]
+
+
+def _loop(connection: socket.socket, homes: str, means: str) -> None:
     alive: set[int] = set()
     while True:
         data, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
@@ -110,7 +124,7 @@ def _loop(connection: socket.socket, homes: str) -> None:
             alive.add(pid)
             for descriptor in descriptors:
                 os.close(descriptor)
-            answer = {"pid": pid}
+            answer = {"pid": pid, "means": means}
         connection.send(json.dumps(answer).encode())
     for pid in list(alive):
         _end(pid, alive, homes, 1)
@@ -141,21 +155,27 @@ def _status(pid: int, patience: int) -> str | None:
 
 def _end_orphans(alive: set[int]) -> None:
     """End what left its box's process group: as the nearest subreaper, the nursery has become its parent."""
+    ended: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid, parent = int(entry.parent.name), int(entry.read_text().rpartition(")")[2].split()[1])
             if parent == os.getpid() and pid not in alive:
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                ended.add(pid)
+    # In any order: the first process of a namespace is not gone before the others of it were collected.
+    until = time.monotonic() + 2
+    while ended and time.monotonic() < until:
+        ended = {pid for pid in ended if os.waitpid(pid, os.WNOHANG)[0] == 0}
+        time.sleep(0.001 if ended else 0)
 
 
 def _become_box(descriptors: list[int], homes: str, request: dict[str, int]) -> NoReturn:
     try:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
         home = Path(homes, str(os.getpid()))
         home.mkdir()
-        os.chdir(home)
+        confine(home, *descriptors)
         os.environ.update(HOME=str(home), TMPDIR=str(home), MPLBACKEND="Agg")
         tempfile.tempdir = None
         _redirect(descriptors[1])
@@ -182,6 +202,7 @@ def _limit(request: dict[str, int]) -> None:
     limits = {
         "RLIMIT_CPU": request["seconds"],
         "RLIMIT_DATA": request["memory"],
+        "RLIMIT_AS": _mapped() + request["memory"],  # shared memory is no data
         "RLIMIT_FSIZE": _FILE_SIZE,
         "RLIMIT_CORE": 0,
     }
@@ -192,6 +213,9 @@ def _limit(request: dict[str, int]) -> None:
                 resource.setrlimit(kind, (value, value))
 
 
-def _prctl(option: int, value: int) -> None:
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+def _mapped() -> int:
+    """How much address space this process has already, most of it for the libraries of torch."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 64 << 30

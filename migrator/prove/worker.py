@@ -6,9 +6,12 @@ It never runs user code: that happens in boxes, which the nursery forks.
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import select
 import struct
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -24,6 +27,7 @@ def main() -> None:
         _say({"error": f"the proof needs torch, which could not be imported ({error})"})
         return
     with Nursery() as nursery:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         from migrator.prove.judge import verify
 
         torch.set_num_threads(1)
@@ -34,6 +38,14 @@ def main() -> None:
                 _say({"verification": verification.to_json()})
             except Exception:
                 _say({"error": "internal error of the proof: " + " | ".join(traceback.format_exc().split("\n")[-4:])})
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone, even if it was killed in the middle of a proof."""
+    pipe = select.poll()
+    pipe.register(0, 0)  # nothing but the end of the other side
+    pipe.poll()
+    os._exit(1)
 
 
 def _request() -> Any:

@@ -13,10 +13,11 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from migrator.codemod import Argument, Edit, Insert, Parameter, Remove, Replace
 from migrator.recognise.index import Definition
 from migrator.recognise.syntax import FunctionNode, split_lines
+from migrator.rewrite import comments
 from migrator.rewrite.arguments import with_argument, with_parameter
+from migrator.rewrite.comments import STATEMENT, Statement
 
 DefinitionEdit = Union[Edit, Replace, Remove, Insert, Argument, Parameter]
-_Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
 _Span = tuple[int, int, int, int]
 
 
@@ -52,9 +53,12 @@ def _apply_lines(definition: Definition, text: str, first: int, edits: Sequence[
     for edit in edits:
         plan.setdefault(located.find(edit.node), []).append(edit)
     try:
-        return module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing)).code[len(head) :]
+        after = module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing))
     except cst.ParserSyntaxError as error:
         raise CannotEdit("the code that would stand here is no Python on its own") from error
+    if "#" in text and comments.lost(comments.of(module), comments.of(after)):
+        raise CannotEdit("a comment would be lost")
+    return after.code[len(head) :]
 
 
 def _method_lines(definition: Definition, node: ast.AST) -> tuple[int, int] | None:
@@ -150,12 +154,16 @@ class _Applier(cst.CSTTransformer):
 
     def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> cst.CSTNode:  # type: ignore[override]
         updated = updated_node
-        if isinstance(updated, cst.IndentedBlock):
-            updated = self.sweep(updated)
+        if isinstance(original_node, cst.IndentedBlock) and isinstance(updated, cst.IndentedBlock):
+            updated = self.sweep(updated, original_node)
         edits = self.plan.get(original_node)
-        return self.edited(updated, edits) if edits else updated
+        if edits:
+            updated = self.edited(original_node, updated, edits)
+        if updated is not original_node and isinstance(original_node, STATEMENT):
+            return comments.conserved(original_node, updated)
+        return updated
 
-    def edited(self, node: cst.CSTNode, edits: list[DefinitionEdit]) -> cst.CSTNode:
+    def edited(self, original: cst.CSTNode, node: cst.CSTNode, edits: list[DefinitionEdit]) -> cst.CSTNode:
         before: list[cst.CSTNode] = []
         after: list[cst.CSTNode] = []
         here: list[cst.CSTNode] = [node]
@@ -165,7 +173,7 @@ class _Applier(cst.CSTTransformer):
             elif isinstance(edit, Insert):
                 here = [self.with_more(here[0], edit.code)]
             elif isinstance(edit, Remove):
-                here = [self.tombstone(here[0])]
+                here = [self.tombstone(original)]
             elif isinstance(edit, Replace):
                 here = self.replacement(here[0], edit.code)
             elif isinstance(edit, Argument):
@@ -178,7 +186,7 @@ class _Applier(cst.CSTTransformer):
             before[0], here[0] = _led_by(before[0], here[0])
         return _flat(before, here, after)
 
-    def statements(self, code: str) -> list[_Statement]:
+    def statements(self, code: str) -> list[Statement]:
         """The statements of some code; if it starts with an empty line, so do they."""
         body = list(cst.parse_module(self.indented(code) + "\n", config=self.config).body)
         if code.startswith("\n"):
@@ -203,9 +211,9 @@ class _Applier(cst.CSTTransformer):
         return list(statements)
 
     def tombstone(self, node: cst.CSTNode) -> cst.CSTNode:
-        """Stands for a removed statement until its block is swept; keeps what stood above it."""
-        assert isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
-        stone = cst.SimpleStatementLine(body=[cst.Pass()], leading_lines=node.leading_lines)
+        """Stands for a removed statement until its block is swept; keeps what stood above it, and all comments."""
+        assert isinstance(node, STATEMENT)
+        stone = comments.conserved(node, cst.SimpleStatementLine([cst.Pass()], leading_lines=node.leading_lines))
         self.removed.add(stone)
         return stone
 
@@ -219,26 +227,23 @@ class _Applier(cst.CSTTransformer):
         body = node.body.with_changes(body=[*node.body.body, *self.statements(code)])
         return node.with_changes(body=body)
 
-    def sweep(self, block: cst.IndentedBlock) -> cst.IndentedBlock:
+    def sweep(self, block: cst.IndentedBlock, before: cst.IndentedBlock) -> cst.IndentedBlock:
         """Drop tombstones; the next statement takes over the blank line of the first.
 
-        Comments above a removed statement go with it, but for those that open the block: they speak of the whole.
+        Comments of a removed statement go to the one that is edited in its place; `comments.Sweep` says which.
         """
         if not self.removed.intersection(block.body):
             return block
-        kept: list[_Statement] = []
-        run: cst.SimpleStatementLine | None = None
+        unchanged = {*before.body, *self.removed}
+        edited = [statement for statement in block.body if statement not in unchanged]
+        sweep = comments.Sweep(comment for statement in edited for comment in comments.of(statement))
         for statement in block.body:
             if statement in self.removed:
-                run = run or cast(cst.SimpleStatementLine, statement)
-                continue
-            if run is not None:
-                statement = _after_gap(cast(_Statement, statement), run, first=not kept)
-                run = None
-            kept.append(cast(_Statement, statement))
-        if not kept:
-            kept = [cst.SimpleStatementLine(body=[cst.Pass()])]
-        return block.with_changes(body=kept)
+                sweep.drop(cast(cst.SimpleStatementLine, statement))
+            else:
+                sweep.keep(cast(Statement, statement), edited=statement not in before.body)
+        body, footer = sweep.ended()
+        return block.with_changes(body=body, footer=[*footer, *block.footer])
 
 
 def _leaves_early(node: cst.CSTNode) -> bool:
@@ -248,15 +253,6 @@ def _leaves_early(node: cst.CSTNode) -> bool:
     if isinstance(node, cst.FunctionDef | cst.ClassDef | cst.Lambda):
         return False
     return any(_leaves_early(child) for child in node.children)
-
-
-def _after_gap(statement: _Statement, run: cst.SimpleStatementLine, first: bool) -> _Statement:
-    own = list(statement.leading_lines)
-    above = list(run.leading_lines) if first else [line for line in run.leading_lines[:1] if line.comment is None]
-    if above or first:
-        while own and own[0].comment is None:
-            own.pop(0)
-    return statement.with_changes(leading_lines=[*above, *own])
 
 
 def _led_by(first: cst.CSTNode, then: cst.CSTNode) -> tuple[cst.CSTNode, cst.CSTNode]:

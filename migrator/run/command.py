@@ -114,6 +114,7 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
 @_option(RUN, "-i", "--interactive", is_flag=True, help="Ask about each finding, and before writing.")
 @_option(RUN, "-j", "--jobs", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
          help="Work on N files at a time; 0 for as many as there are processors.")  # fmt: skip
+@_option(RUN, "--allow-dirty", is_flag=True, help="Write files with changes that are not committed in git, too.")
 @_option(RUN, "--no-cache", is_flag=True, help="With --check: look again at files that have not changed.")
 @_option(OUTPUT, "--format", type=click.Choice(FORMATS), default="text", show_default=True,
          help="For people, for programs, for code scanning, or as annotations of a GitHub workflow.")  # fmt: skip

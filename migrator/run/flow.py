@@ -131,6 +131,9 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
             _diff(changed, copies)
             return
         _check_writable(changed)
+        errors += _uncommitted(options, changed, copies)
+        if errors:
+            return
         if provers:
             _prove(options, provers, [work for work in changed if work.result.changed])
     if (changed or copies) and _wanted(options, changed):
@@ -222,6 +225,16 @@ def _check_writable(works: Iterable[Work]) -> None:
     for work in works:
         check_writable(work.source.target)
         assert work.after  # raises if the file's encoding lacks a character of the new text
+
+
+def _uncommitted(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]) -> list[MigrateError]:
+    """What git has to say against writing; then the user gets to see what would have been written."""
+    from migrator.write.worktree import uncommitted
+
+    errors = [] if options.allow_dirty else uncommitted(work.source.target for work in works)
+    if errors:
+        _diff(works, copies)
+    return errors
 
 
 def _prove(options: Options, provers: Sequence[Prover], works: Sequence[Work]) -> None:

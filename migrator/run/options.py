@@ -31,4 +31,5 @@ class Options:
     vendor: bool = False
     runtime_name: str = "runtime"
     interactive: bool = False
+    allow_dirty: bool = False
     debug: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import TextIO
 
@@ -14,7 +15,23 @@ from migrator.run.options import Options
 
 
 def show(run: RunResult, options: Options) -> None:
-    """Print a run in the format that was asked for; a format is a module of the report that renders it."""
+    """Print a run in the format that was asked for; a format is a module of the report that renders it.
+
+    Raises:
+        MigrateError: it cannot be printed; what was done is done. Who has closed the pipe has seen enough, though.
+    """
+    try:
+        _show(run, options)
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python would try again at its end
+        if not isinstance(error, BrokenPipeError):
+            written = sum(file.written for file in run.files)
+            cause = f"the report cannot be printed ({error.strerror}); files written: {written}"
+            raise MigrateError("not-printed", cause, "free some space, and look with --check") from error
+
+
+def _show(run: RunResult, options: Options) -> None:
     for error in run.errors:
         click.echo(str(error), err=True)
     for file in run.files:
@@ -24,10 +41,9 @@ def show(run: RunResult, options: Options) -> None:
         text = importlib.import_module(f"migrator.report.{options.format}").render(run)
         click.echo(text, nl=bool(text))
         return
-    if options.mode == DRY_RUN:
-        for file in run.files:
-            sys.stdout.buffer.write(file.diff)
-        sys.stdout.buffer.flush()
+    for file in run.files:
+        sys.stdout.buffer.write(file.diff)
+    sys.stdout.buffer.flush()
     if not run.errors:
         _show_text(run, options, sys.stderr if options.mode == DRY_RUN else sys.stdout)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from migrator.errors import MigrateError
+from migrator.write import state
 
 NAME = ".migrate-journal.json"
 
@@ -29,10 +30,15 @@ class Entry:
     before: bytes
     after: str
 
+    def current(self) -> bytes | None:
+        """The bytes that the file has now; None if there is no such file."""
+        return self.target.read_bytes() if self.target.is_file() else None
+
     @property
     def replaced(self) -> bool:
         """Whether the file has what the unfinished run wrote, and nothing that came later."""
-        return self.target.is_file() and digest(self.target.read_bytes()) == self.after
+        now = self.current()
+        return now is not None and digest(now) == self.after
 
 
 def digest(data: bytes) -> str:
@@ -45,7 +51,8 @@ def digest(data: bytes) -> str:
 def written(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
     """Keep a journal for the length of the block, in the deepest directory that is above all of the files.
 
-    There every later run that touches one of them finds it. The journal is locked while its writer lives.
+    There every later run that touches one of them finds it; where that directory cannot be written, it is kept in the
+    user's own. The journal is locked while its writer lives.
 
     Raises:
         MigrateError: another run is writing there, or the directory cannot be written.
@@ -53,18 +60,17 @@ def written(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
     import fcntl
 
     folder = Path(os.path.commonpath([target.parent for target, _, _ in changes]))
-    path = folder / NAME
+    path = (folder if os.access(folder, os.W_OK) else state.folder()) / NAME
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise _busy(path) from error
     except OSError as error:
-        cause = f"no journal can be kept there ({error.strerror})"
-        raise MigrateError("not-written", cause, "migrate the files one at a time", path=folder) from error
+        raise _no_room(path.parent, error) from error
     with open(handle, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            _fill(file, folder, changes)
+            _fill(file, path.parent, changes)
             yield
         except Unfinished:
             raise
@@ -75,8 +81,8 @@ def written(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
 
 
 def unfinished(files: Iterable[Path]) -> list[Path]:
-    """The journals that killed runs left above any of these files."""
-    folders = {folder for file in files for folder in file.parents}
+    """The journals that killed runs left in or above any of these paths, or in the user's own directory."""
+    folders = {folder for file in files for folder in (file, *file.parents)} | set(state.candidates())
     return sorted(folder / NAME for folder in folders if (folder / NAME).is_file())
 
 
@@ -94,8 +100,38 @@ def taken_over(path: Path) -> Iterator[list[Entry]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _busy(path) from error
-        yield _entries(path.parent, file.read())
+        yield load(file.read(), path.parent)
         path.unlink(missing_ok=True)
+
+
+def save(path: Path, changes: Sequence[tuple[Path, bytes, bytes]]) -> None:
+    """Write the old bytes of some files into a new file of ours.
+
+    Raises:
+        MigrateError: it cannot be written.
+    """
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            _fill(file, path.parent, changes)
+    except OSError as error:
+        raise _no_room(path.parent, error) from error
+
+
+def load(data: bytes, folder: Path) -> list[Entry]:
+    """What a journal in `folder` says."""
+    import base64
+    import json
+
+    try:
+        files = json.loads(data)["files"]
+        entries = [Entry(folder / file["path"], base64.b64decode(file["before"]), file["after"]) for file in files]
+    except (ValueError, KeyError, TypeError):
+        return []  # killed while the journal itself was written: no file had been touched
+    if folder in state.candidates():
+        return entries
+    # Elsewhere a journal speaks for its own directory only, wherever it may have come from.
+    home = os.path.realpath(folder)
+    return [entry for entry in entries if Path(os.path.realpath(entry.target)).is_relative_to(home)]
 
 
 def _fill(file: BinaryIO, folder: Path, changes: Sequence[tuple[Path, bytes, bytes]]) -> None:
@@ -104,7 +140,7 @@ def _fill(file: BinaryIO, folder: Path, changes: Sequence[tuple[Path, bytes, byt
 
     files = [
         {
-            "path": os.path.relpath(target, folder),
+            "path": os.path.relpath(target, folder) if target.is_relative_to(folder) else str(target),
             "before": base64.b64encode(before).decode("ascii"),
             "after": digest(after),
         }
@@ -115,18 +151,9 @@ def _fill(file: BinaryIO, folder: Path, changes: Sequence[tuple[Path, bytes, byt
     os.fsync(file.fileno())
 
 
-def _entries(folder: Path, data: bytes) -> list[Entry]:
-    import base64
-    import json
-
-    try:
-        files = json.loads(data)["files"]
-        entries = [Entry(folder / file["path"], base64.b64decode(file["before"]), file["after"]) for file in files]
-    except (ValueError, KeyError, TypeError):
-        return []  # killed while the journal itself was written: no file had been touched
-    # A journal speaks for its own directory only, wherever it may have come from.
-    home = os.path.realpath(folder)
-    return [entry for entry in entries if Path(os.path.realpath(entry.target)).is_relative_to(home)]
+def _no_room(folder: Path, error: OSError) -> MigrateError:
+    cause = f"the old bytes cannot be kept there ({error.strerror}); nothing was written"
+    return MigrateError("not-written", cause, "check the rights and the space of the directory", path=folder)
 
 
 def _busy(path: Path) -> MigrateError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from migrator.errors import MigrateError
-from migrator.write import journal
+from migrator.write import journal, records, state
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,14 @@ def check_writable(target: Path) -> None:
 def replace_all(changes: Sequence[Change]) -> None:
     """Replace the files, all or none: on any failure those already replaced get their old bytes back.
 
-    For several files a journal with the old bytes is written first, from which the next run makes the set whole if this
-    one is killed half-way. Signals that would end the process wait until the set is whole.
+    The old bytes are kept first: in a record for `undo`, and for several files in a journal, from which the next run
+    makes the set whole if this one is killed half-way. Signals that would end the process wait until the set is whole.
 
     Raises:
         MigrateError: a file cannot be replaced, or is no longer the one that was read; nothing was written.
     """
-    for change in changes:
-        check_writable(change.target)
-    with _uninterrupted(), contextlib.ExitStack() as cleanup:
-        staged = [(change, _stage(change.target, change.after, cleanup)) for change in changes]
-        if len(changes) > 1:
-            cleanup.enter_context(journal.written([(change.target, change.before, change.after) for change in changes]))
-        _swap(staged)
+    with state.locked(), _uninterrupted(), records.kept(_triples(changes)):
+        _replace_all(changes)
 
 
 @contextlib.contextmanager
@@ -112,6 +107,42 @@ def recover(files: Iterable[Path]) -> list[Path]:
     Raises:
         MigrateError: the other run is still alive.
     """
+    with state.locked(), _uninterrupted():
+        return _recover(files)
+
+
+def undo(scope: Sequence[Path]) -> list[Path]:
+    """Set back the files of the last run that wrote one of these files, or below one of these directories.
+
+    Raises:
+        MigrateError: there is no such run, or one of its files was changed since; nothing was written.
+    """
+    with state.locked(), _uninterrupted():
+        restored = _recover(scope)
+        if restored:
+            return restored
+        record = records.latest(scope)
+        _replace_all([Change(entry.target, now, entry.before) for entry, now in records.still_new(record)])
+        record.path.unlink()
+        return [entry.target for entry in record.entries]
+
+
+def _triples(changes: Sequence[Change]) -> list[tuple[Path, bytes, bytes]]:
+    return [(change.target, change.before, change.after) for change in changes]
+
+
+def _replace_all(changes: Sequence[Change]) -> None:
+    for change in changes:
+        check_writable(change.target)
+        _sweep(change.target)
+    with contextlib.ExitStack() as cleanup:
+        staged = [(change, _stage(change.target, change.after, cleanup)) for change in changes]
+        if len(changes) > 1:
+            cleanup.enter_context(journal.written(_triples(changes)))
+        _swap(staged)
+
+
+def _recover(files: Iterable[Path]) -> list[Path]:
     restored: list[Path] = []
     for path in journal.unfinished(files):
         with journal.taken_over(path) as entries:
@@ -119,9 +150,14 @@ def recover(files: Iterable[Path]) -> list[Path]:
                 if entry.replaced:
                     _restore(entry.target, entry.before)
                     restored.append(entry.target)
-                for litter in entry.target.parent.glob(_temporary_name(glob.escape(entry.target.name), "*")):
-                    litter.unlink()
+                _sweep(entry.target)
     return restored
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed runs left beside a file."""
+    for litter in target.parent.glob(_temporary_name(glob.escape(target.name), "*")):
+        litter.unlink(missing_ok=True)
 
 
 def _restore(target: Path, before: bytes) -> None:

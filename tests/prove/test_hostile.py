@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,32 +92,36 @@ def test_noise_alone_does_no_harm(prover: Prover) -> None:
     assert verification.status == "proved", why(verification)
 
 
-def test_children_of_a_model_do_not_outlive_the_proof(tmp_path: Path) -> None:
-    noted = tmp_path / "children"
-    code = (
-        "import subprocess\n"
-        "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-        f"open({str(noted)!r}, 'a').write(str(child.pid) + ' ')"
-    )
+def test_children_of_a_model_do_not_outlive_the_proof() -> None:
+    mark = f"600.{os.getpid()}"
+    code = f"import subprocess\nchild = subprocess.Popen(['sleep', '{mark}'], start_new_session=True)"
+    seen: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            seen.extend(sleeping(mark))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
     with prove.start() as own:
         own.prove(after_with(code), timeout=40)
-    pids = [int(pid) for pid in noted.read_text().split()]
+    over.set()
+    watcher.join()
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(running(pid) for pid in pids):
+    while time.monotonic() < deadline and sleeping(mark):
         time.sleep(0.05)
-    assert pids and not any(running(pid) for pid in pids)
+    assert seen and not sleeping(mark)
 
 
-def running(pid: int) -> bool:
-    """Whether a process is there and is more than an entry that nobody has collected yet."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()
-    return state != "Z"
+def sleeping(mark: str) -> list[str]:
+    """The processes that were started as `sleep MARK`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if entry.read_bytes() == f"sleep\0{mark}\0".encode():
+                found.append(entry.parent.name)
+    return found
 
 
 def test_a_forked_copy_does_not_answer_in_the_models_place(prover: Prover) -> None:

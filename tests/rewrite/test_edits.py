@@ -55,9 +55,72 @@ def test_no_edit_changes_nothing() -> None:
     assert apply(definition(), []) == SOURCE
 
 
-def test_removed_statements_take_their_comments_along() -> None:
-    after = changed(SOURCE, lambda d: Remove(d, statement(d, 11)))
-    assert after == SOURCE.replace("        # second\n        b = (a *\n             2)\n", "")
+BLOCK = """\
+def f(x):
+    a = 1
+
+    # why b
+    b = 2  # and how
+    c = (
+        3,  # three
+    )
+    return c
+"""
+
+
+def lines_after(*make: Callable[[Definition], Insert | Remove | Replace]) -> list[str]:
+    return changed(BLOCK, *make).split("\n")[1:-1]
+
+
+def test_comments_of_removed_statements_move_to_the_edited_one() -> None:
+    after = lines_after(
+        lambda d: Remove(d, statement(d, 5)),
+        lambda d: Remove(d, statement(d, 6)),
+        lambda d: Replace(d, statement(d, 9), "return g(x)"),
+    )
+    assert after == ["    a = 1", "", "    # why b", "    # and how", "    # three", "    return g(x)"]
+
+
+def test_what_the_edited_statement_says_already_is_not_repeated() -> None:
+    here = definition("def f(x):\n    # now\n    a = x  # (B, T)\n    b = x  # (B, T, C)\n    return a + b  # (B, T)\n")
+    removed = [Remove(here, node_at(here, line)) for line in (3, 4)]
+    after = apply(here, [*removed, Replace(here, node_at(here, 5), "return g(x)")])
+    assert after == "def f(x):\n    # now\n    # (B, T, C)\n    return g(x)  # (B, T)\n"
+
+
+def test_the_edited_statement_may_stand_before_the_removed_one_or_further_down() -> None:
+    before = lines_after(lambda d: Replace(d, statement(d, 2), "a = 0"), lambda d: Remove(d, statement(d, 5)))
+    assert before[:4] == ["    # why b", "    # and how", "    a = 0", ""]
+    down = lines_after(lambda d: Remove(d, statement(d, 5)), lambda d: Replace(d, statement(d, 9), "return 4"))
+    assert down[-3:] == ["    # why b", "    # and how", "    return 4"]
+
+
+def test_comments_that_nothing_replaces_stay_and_say_nothing_of_what_follows() -> None:
+    after = lines_after(lambda d: Remove(d, statement(d, 5)))
+    assert after[:5] == ["    a = 1", "", "    # why b", "    # and how", ""]
+    last = lines_after(lambda d: Remove(d, statement(d, 9)))
+    assert last == BLOCK.split("\n")[1:-2]
+
+
+def test_comments_at_the_end_of_a_block_stay_in_it() -> None:
+    text = "def f(x):\n    if x:\n        y = 1\n        # last\n        z = 2  # words\n    return x\n"
+    after = changed(text, lambda d: Remove(d, statement(d, 5)))
+    assert after == text.replace("        z = 2  # words\n", "        # words\n")
+
+
+def test_comments_inside_a_replaced_expression_come_to_stand_above() -> None:
+    text = "def f(x):\n    # first\n    return g(\n        x,  # input\n    )  # out\n"
+    here = definition(text)
+    call = next(n for n in ast.walk(here.tree) if isinstance(n, ast.Call))
+    assert apply(here, [Replace(here, call, "h(x)")]) == (
+        "def f(x):\n    # first\n    # input\n    return h(x)  # out\n"
+    )
+
+
+def test_instructions_to_tools_go_with_their_line() -> None:
+    text = "def f(x):\n    a = x  # noqa: F841\n    b = x  # type: ignore[assignment]\n    return x\n"
+    after = changed(text, lambda d: Remove(d, statement(d, 2)), lambda d: Remove(d, statement(d, 3)))
+    assert after == "def f(x):\n    return x\n"
 
 
 def test_the_comment_that_opens_a_block_stays() -> None:
