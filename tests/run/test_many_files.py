@@ -202,11 +202,7 @@ def test_ctrl_c_ends_all_processes_without_a_trace(tmp_path: Path) -> None:
     for number in range(60):
         (tmp_path / f"m{number}.py").write_bytes(text)
     command = [sys.executable, "-m", "migrator", ".", "--check", "--no-cache", "--phase", "2", "-j", "3"]
-    # Started in the background, these tests themselves would ignore Ctrl-C, and their children with them.
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=-1, stderr=-1, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, start_new_session=True)
     time.sleep(2)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
