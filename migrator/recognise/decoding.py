@@ -17,10 +17,11 @@ from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.lanes import Lanes, position_by_position
 from migrator.recognise.literals import UNKNOWN, literal
 from migrator.recognise.prefixes import Cut, find_cut, optional_side
+from migrator.recognise.slices import is_last_place
 from migrator.recognise.stacks import Stack, stacks
 from migrator.recognise.surgery import changed_later
 from migrator.recognise.syntax import FunctionNode, stored_names, walk_statements
-from migrator.recognise.values import Flow, Value, strip
+from migrator.recognise.values import Value, made_by, strip
 
 _FINE = {
     "runtime": frozenset({"causal", "dropout_p", "fill", "scale", CACHE}),
@@ -163,13 +164,7 @@ def _causal(stack: Stack, inner: Component, attention: Attention) -> None:
 
 
 def _is_alibi(attention: Attention, bias: Value | None) -> bool:
-    return bias is not None and _made_by(attention.flow, bias) == "runtime.Alibi"
-
-
-def _made_by(flow: Flow, value: Value) -> str:
-    """The class of the module that a call runs."""
-    made = flow.owner.attribute(value.data) if flow.owner is not None and value.op == "module" else None
-    return (flow.owner.index.resolve(made.func) or "") if flow.owner is not None and isinstance(made, ast.Call) else ""
+    return bias is not None and made_by(attention.flow, bias) == "runtime.Alibi"
 
 
 def _rows_apart(attention: Attention) -> tuple[ast.Call, ...]:
@@ -188,7 +183,7 @@ def _rows_apart(attention: Attention) -> tuple[ast.Call, ...]:
         seen = f"{owner.name}.forward moves the positions to another axis"
         raise _Stop("attention", seen, "keep them where they are")
     kinds = ("runtime.RotaryEmbedding", "runtime.Alibi")
-    calls = (value.node for value in flow.of("module") if _made_by(flow, value) in kinds)
+    calls = (value.node for value in flow.of("module") if made_by(flow, value) in kinds)
     return tuple(node for node in calls if isinstance(node, ast.Call))
 
 
@@ -306,7 +301,7 @@ class _OutputLanes(Lanes):
     """What comes out may also be the last position alone, and an optional argument is taken for absent."""
 
     def _getitem(self, value: Value) -> Track:
-        if isinstance(self.of(value.args[0]), Lane) and _is_last(value.data):
+        if isinstance(self.of(value.args[0]), Lane) and is_last_place(value.data):
             return None
         return super()._getitem(value)
 
@@ -318,14 +313,6 @@ class _OutputLanes(Lanes):
         if any(track != tracks[0] for track in tracks):
             raise Mixed(value)
         return tracks[0] if tracks else None
-
-
-def _is_last(index: ast.expr) -> bool:
-    """`x[:, -1]`, `x[:, -1, :]`, `x[:, [-1], :]` and `x[:, -1:]`."""
-    items = index.elts if isinstance(index, ast.Tuple) else []
-    if len(items) < 2 or not isinstance(items[0], ast.Slice):
-        return False
-    return ast.unparse(items[1]) in ("-1", "[-1]", "-1:")
 
 
 def _text(value: Value) -> str:

@@ -8,7 +8,7 @@ from migrator.recognise.axes import Axes, Lane, Mixed, Track
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.syntax import walk_statements
-from migrator.recognise.values import Flow, Value
+from migrator.recognise.values import Flow, Value, made_by
 
 _ROW_MODULES = frozenset(f"torch.nn.{name}" for name in ("Linear", "LayerNorm", "RMSNorm")) | {"runtime.SwiGLU"}
 _PLAIN_MODULES = frozenset(
@@ -70,14 +70,9 @@ class Lanes(Axes):
             track = self._made(value, _module_of(self.flow.owner, func), [track])
         return track
 
-    def _kind(self, value: Value) -> str:
-        owner = self.flow.owner
-        made = owner.attribute(value.data) if owner is not None else None
-        return (owner.index.resolve(made.func) or "") if owner is not None and isinstance(made, ast.Call) else ""
-
     def _unpack(self, value: Value) -> Track:
         inner = value.args[0]
-        if inner.op == "module" and self._kind(inner) == "runtime.FusedProjection":
+        if inner.op == "module" and made_by(self.flow, inner) == "runtime.FusedProjection":
             return self._projected(inner, value.data)
         return super()._unpack(value)
 

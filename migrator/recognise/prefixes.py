@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from migrator.recognise.axes import POINTWISE, Lane, Mixed
 from migrator.recognise.lanes import Lanes
 from migrator.recognise.positions import carriers
+from migrator.recognise.slices import is_everything
 from migrator.recognise.stacks import Stack
 from migrator.recognise.syntax import parameters, walk_statements
-from migrator.recognise.values import Flow, Value
+from migrator.recognise.values import Flow, Value, made_by
 
 _ROWS = Lane(-2, 3)
 _ROW_MODULES = frozenset(
@@ -164,13 +165,8 @@ def _lane(flow: Flow, value: Value) -> Lane:
 def _embeds(flow: Flow, value: Value) -> bool:
     """Whether a value looks up what it is given."""
     if value.op == "module":
-        return _kind(flow, value) == "torch.nn.Embedding"
+        return made_by(flow, value) == "torch.nn.Embedding"
     return value.op in ("setitem", "roll", "long", "to", "contiguous") and any(_embeds(flow, u) for u in value.users)
-
-
-def _kind(flow: Flow, value: Value) -> str:
-    made = flow.owner.attribute(value.data) if flow.owner is not None else None
-    return (flow.owner.index.resolve(made.func) or "") if flow.owner is not None and isinstance(made, ast.Call) else ""
 
 
 def _is_as_long(flow: Flow, value: Value, lane: Lane) -> bool:
@@ -225,7 +221,7 @@ class Prefix:
 
     def _module(self, value: Value) -> bool:
         owner = self.flow.owner
-        kind = _kind(self.flow, value)
+        kind = made_by(self.flow, value)
         fine = kind in _ROW_MODULES or (owner is not None and kind in carriers(owner.index))
         return fine and all(self.holds(operand) for operand in value.operands())
 
@@ -303,20 +299,16 @@ def shifted_by_cat(value: Value, place: int) -> Value | None:
 
 def _is_first_column(index: ast.expr, place: int) -> bool:
     items = index.elts if isinstance(index, ast.Tuple) else [index]
-    if len(items) <= place or not all(_is_everything(item) for item in items[:place]):
+    if len(items) <= place or not all(is_everything(item) for item in items[:place]):
         return False
     return isinstance(items[place], ast.Constant) and items[place].value == 0  # type: ignore[attr-defined]
 
 
 def _slices(index: ast.expr, place: int, lower: str | None, upper: str) -> bool:
     items = index.elts if isinstance(index, ast.Tuple) else [index]
-    if len(items) <= place or not all(_is_everything(item) for item in items[:place]):
+    if len(items) <= place or not all(is_everything(item) for item in items[:place]):
         return False
     item = items[place]
     if not isinstance(item, ast.Slice) or item.step is not None or item.upper is None:
         return False
     return (ast.unparse(item.lower) if item.lower else None) == lower and ast.unparse(item.upper) == upper
-
-
-def _is_everything(item: ast.expr) -> bool:
-    return isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None

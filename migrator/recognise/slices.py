@@ -95,7 +95,12 @@ def crop_of(node: ast.expr) -> tuple[str, ast.expr] | None:
 
 def is_last(node: ast.expr) -> bool:
     """`x[:, -1]`, `x[:, -1, :]`, `x[:, [-1], :]` and `x[:, -1:]`."""
-    items = node.slice.elts if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) else []
+    return isinstance(node, ast.Subscript) and is_last_place(node.slice)
+
+
+def is_last_place(index: ast.expr) -> bool:
+    """The index of the last position: `:, -1`, with or without the axes behind it."""
+    items = index.elts if isinstance(index, ast.Tuple) else []
     return len(items) > 1 and is_everything(items[0]) and ast.unparse(items[1]) in ("-1", "[-1]", "-1:")
 
 

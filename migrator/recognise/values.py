@@ -159,6 +159,12 @@ def side(value: Value, given: Value | None) -> Value:
     return value
 
 
+def made_by(flow: Flow, value: Value) -> str:
+    """The class of the module that a call runs, or "" where `__init__` does not say it in one way."""
+    made = flow.owner.attribute(value.data) if flow.owner is not None and value.op == "module" else None
+    return (flow.owner.index.resolve(made.func) or "") if flow.owner is not None and isinstance(made, ast.Call) else ""
+
+
 def strip(value: Value) -> Value:
     """The value behind operations that do not change what it is."""
     while value.op in TRANSPARENT and value.args:
