@@ -222,6 +222,17 @@ def test_gradients_flow_through_the_cache(ends: list[int], max_len: int | None) 
         same(mine, expected)
 
 
+def test_keys_that_are_frozen_are_not_written_over_either() -> None:
+    """Only the queries have gradients, and the backward pass needs the keys of the earlier steps as they were."""
+    q, k, v = (torch.randn(2, HEADS, 5, 4, dtype=F64) for _ in range(3))
+    q.requires_grad_()
+    whole = torch.autograd.grad(attention(q, k, v, causal=True).square().sum(), q)[0]
+    cache = KVCache(max_len=5)
+    rows = [tuple(x[:, :, i : i + 1] for x in (q, k, v)) for i in range(5)]
+    steps = torch.cat([attention(*row, causal=True, past_kv=cache[0]) for row in rows], -2)
+    same(torch.autograd.grad(steps.square().sum(), q)[0], whole)
+
+
 def test_a_prompt_without_gradients_is_a_constant() -> None:
     layer = LayerCache()
     q, k, v = leaves = [torch.randn(2, 3, 9, 4, dtype=F64, requires_grad=True) for _ in range(3)]
