@@ -12,6 +12,7 @@ from .checkpointing import GradientCheckpointing
 from .encoder import Encoder
 from .feed_forward import SwiGLU, swiglu, swiglu_width
 from .init import DepthScaledInit, magneto_gain, magneto_init_
+from .inspection import AttentionRecorder, GradientFlow, TransformerTester, visualize_attention_patterns
 from .projection import FusedProjection
 from .rotary import RotaryEmbedding
 from .sinusoidal import SinusoidalPositionalEncoding
@@ -20,20 +21,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alibi",
+    "AttentionRecorder",
     "DepthScaledInit",
     "Encoder",
     "FusedProjection",
     "GradientCheckpointing",
+    "GradientFlow",
     "KVCache",
     "LayerCache",
     "PreNormBlock",
     "RotaryEmbedding",
     "SinusoidalPositionalEncoding",
     "SwiGLU",
+    "TransformerTester",
     "attention",
     "attention_weights",
     "magneto_gain",
     "magneto_init_",
     "swiglu",
     "swiglu_width",
+    "visualize_attention_patterns",
 ]
