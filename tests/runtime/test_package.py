@@ -23,6 +23,7 @@ IMPORTS = {
     "rotary": {"cache", "table"},
     "alibi": {"cache"},
     "attention": {"cache"},
+    "inspection": {"attention"},
     "feed_forward": set(),
     "projection": set(),
     "init": set(),
