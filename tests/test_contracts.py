@@ -15,8 +15,8 @@ from migrator.codemod import Codemod, Phase, Promise
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("migrator", "codemods", "runtime")
-ROOMS = ("read", "recognise", "rewrite", "prove", "write", "checkpoint", "report")
-TORCH = ("prove", "checkpoint")  # whose modules are loaded in child processes, but for the face of each room
+ROOMS = ("read", "recognise", "rewrite", "prove", "write", "checkpoint", "validate", "report")
+TORCH = ("prove", "checkpoint", "validate")  # whose modules are loaded in child processes, but for the face of each room
 COMMAND_LINE = ("run", "commands")  # what sees all rooms
 SHARED = {"errors", "codemod", "config"}  # what every room may use
 CODEMODS = sorted(path.stem for path in (ROOT / "codemods").glob("*.py") if path.stem != "__init__")
@@ -133,6 +133,7 @@ def test_nothing_else_loads_torch() -> None:
     ]
     modules += ["migrator.prove", "migrator.prove.result"]
     modules += ["migrator.checkpoint", "migrator.checkpoint.asking", "migrator.checkpoint.request"]
+    modules += ["migrator.validate", "migrator.validate.result"]
     code = (
         "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint('torch' in sys.modules)"
     )
