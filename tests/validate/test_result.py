@@ -6,7 +6,16 @@ import json
 import math
 
 from migrator.validate.result import (
-    Environment, GradientRow, Gradients, LengthRow, Quality, Spread, Subject, Unmeasured, Validation, Verdict,
+    Environment,
+    GradientRow,
+    Gradients,
+    LengthRow,
+    Quality,
+    Spread,
+    Subject,
+    Unmeasured,
+    Validation,
+    Verdict,
 )  # fmt: skip
 
 GRADIENTS = Gradients(
