@@ -153,7 +153,7 @@ class GradientFlow:
     def of(cls, model: nn.Module, grads: Iterable[tuple[str, Tensor | None]]) -> GradientFlow:
         """From gradients by the names of their parameters."""
         known = dict(grads)
-        blocks = _blocks_of(model)
+        blocks = blocks_of(model)
         squares: dict[str, float] = dict.fromkeys(blocks, 0.0)
         for name, grad in known.items():
             block = next((path for path in blocks if name.startswith(path + ".")), None)
@@ -166,7 +166,7 @@ class GradientFlow:
         )
 
 
-def _blocks_of(model: nn.Module) -> list[str]:
+def blocks_of(model: nn.Module) -> list[str]:
     """Paths of the blocks of the longest stack: of a `ModuleList` or `Sequential` of modules of one class."""
     stacks = [
         [f"{path}.{number}" if path else str(number) for number in range(len(stack))]

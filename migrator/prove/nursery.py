@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -32,12 +33,13 @@ class Nursery:
 
     means = ""  # what confines the boxes, as soon as there is one
 
-    def __init__(self) -> None:
+    def __init__(self, install: Sequence[str] = ()) -> None:
+        """`install` are modules that add requests to those a box answers, by a function of this name."""
         self._connection, theirs = socket.socketpair()
         self._pid = os.fork()
         if not self._pid:
             self._connection.close()
-            _serve(theirs)
+            _serve(theirs, install)
         theirs.close()
 
     def __enter__(self) -> Nursery:
@@ -71,24 +73,26 @@ class Nursery:
         return str(json.loads(self._connection.recv(4096))["ended"])
 
 
-def _serve(connection: socket.socket) -> NoReturn:
+def _serve(connection: socket.socket, install: Sequence[str]) -> NoReturn:
     """The nursery's own life, until the judge is gone."""
     homes = tempfile.mkdtemp(prefix="migrate-")
     try:
         adopt_orphans()
-        _prepare()
+        _prepare(install)
         _loop(connection, homes, _tried(Path(homes)))
     finally:
         shutil.rmtree(homes, ignore_errors=True)
         os._exit(0)
 
 
-def _prepare() -> None:
+def _prepare(install: Sequence[str]) -> None:
     for name in ("torch.distributions", "torch.utils.data", "migrator.prove.box", "migrator.prove.discovery"):
         importlib.import_module(name)
     from migrator.prove import switches
 
     switches.install()
+    for name in install:
+        importlib.import_module(name).install()
     for name in ("runtime", "numpy.random"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -151,6 +151,11 @@ def _mentions(index: FileIndex, name: str) -> set[str]:
     return {other for other in names if other in index.modules and other != name}
 
 
+def held_by(index: FileIndex, name: str) -> set[str]:
+    """Module classes that a class holds, directly or not, and itself."""
+    return {name, *_closure(name, {other: _mentions(index, other) for other in index.modules})}
+
+
 def _closure(name: str, holds: dict[str, set[str]]) -> set[str]:
     found: set[str] = set()
     left = set(holds[name])
@@ -187,7 +192,7 @@ def _discover(
     guess = tries[reply["build"]]
     probes.sources[name] = guess.source
     probes.full[name] = (guess.full, tuple(tensors))
-    case = Case(name, "root", guess.build, tuple(tensors), _runs(reply["methods"], reply["sizes"]))
+    case = Case(name, "root", guess.build, tuple(tensors), runs_of(reply["methods"], reply["sizes"]))
     if name in wanted and reply["init"] is not None:
         first, count = reply["init"].pop("tensors")
         case = replace(case, build=reply["init"], tensors=tuple(found[first : first + count]))
@@ -208,7 +213,7 @@ def with_method(index: FileIndex, box: Box, case: Case, method: str) -> Case:
     if method not in reply.get("methods", ()):
         return case
     found = {method: reply["methods"][method]}
-    return replace(case, runs=(*case.runs, *_runs(found, reply["sizes"])))
+    return replace(case, runs=(*case.runs, *runs_of(found, reply["sizes"])))
 
 
 def _called_methods(index: FileIndex, name: str) -> list[str]:
@@ -238,7 +243,7 @@ def _size(run: Run) -> int:
     return run.size[0] * run.size[1]
 
 
-def _runs(methods: dict[str, list[inputs.Spec]], sizes: dict[str, list[list[int]]]) -> tuple[Run, ...]:
+def runs_of(methods: dict[str, list[inputs.Spec]], sizes: dict[str, list[list[int]]]) -> tuple[Run, ...]:
     """Inputs of our own for each call and size that the model was seen to run with."""
     runs: list[Run] = []
     for method, specs in methods.items():
@@ -301,7 +306,7 @@ def _vary(box: Box, cases: list[Case]) -> None:
         except BoxError:
             continue
         for found in reply["builds"]:
-            runs = _runs(found["methods"], found["sizes"]) if "methods" in found else case.runs
+            runs = runs_of(found["methods"], found["sizes"]) if "methods" in found else case.runs
             cases.append(Case(case.symbol, found["kind"], found["build"], case.tensors, runs))
     for number, case in enumerate(cases):
         if case.kind in ("root", "inner") and not case.path:

@@ -1,0 +1,93 @@
+"""The order of a validation: the model is found, then section after section is measured, each within its own time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from migrator import __version__
+from migrator.prove.nursery import Nursery
+from migrator.prove.remote import BoxError, OutOfTime
+from migrator.validate import memory, speed
+from migrator.validate.request import Request
+from migrator.validate.result import Environment, Unmeasured, Validation
+from migrator.validate.subject import Budget, CannotMeasure, Subject, find
+
+Measured = TypeVar("Measured")
+_FINDING = 60.0
+# Shares of the time for all sections; what one does not use is the next one's.
+_SHARES = {"gradients": 0.2, "attention": 0.1, "memory": 0.15, "speed": 0.25, "quality": 0.3}
+
+
+def measure(request: Request, nursery: Nursery, progress: Callable[[str], None]) -> Validation:
+    """Both texts, side by side.
+
+    Raises:
+        CannotMeasure: there is no model that could be built in both.
+    """
+    began = time.monotonic()
+    deadline = began + request.seconds + _FINDING
+    subject = find(request, nursery, deadline, progress)
+    sections = _Sections(subject, request.seconds, progress)
+    missing = Unmeasured("not built in yet")
+    return Validation(
+        legacy=str(request.legacy.path),
+        migrated=str(request.migrated.path),
+        subject=subject.described,
+        environment=_environment(),
+        gradients=missing,
+        attention=missing,
+        memory=sections.measured("memory", memory.measure),
+        speed=sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers)),
+        quality=missing,
+        scaling=Unmeasured("asked for by --nproc"),
+        promised=(),
+        notes=(),
+        seconds=time.monotonic() - began,
+    )
+
+
+class _Sections:
+    """Runs one section after the other, and notes what cannot be measured."""
+
+    def __init__(self, subject: Subject, seconds: float, progress: Callable[[str], None]) -> None:
+        self.subject, self.progress = subject, progress
+        self.left, self.shares = seconds, dict(_SHARES)
+
+    def measured(self, name: str, section: Callable[[Subject, Budget], Measured]) -> Measured | Unmeasured:
+        """The section's figures, or why there are none."""
+        share = self.shares[name] / sum(self.shares.values())
+        del self.shares[name]
+        began = time.monotonic()
+        budget = Budget(began + self.left * share, lambda doing: self.progress(f"{name}: {doing}"))
+        try:
+            return section(self.subject, budget)
+        except (CannotMeasure, BoxError) as error:
+            return Unmeasured(str(error))
+        except OutOfTime:
+            return Unmeasured("there was no time left for it; --seconds gives more")
+        finally:
+            self.left -= time.monotonic() - began
+
+
+def _environment() -> Environment:
+    return Environment(
+        python=platform.python_version(), torch=torch.__version__, device="cpu", threads=1,
+        processor=_processor(), platform=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        tool=__version__,
+    )  # fmt: skip
+
+
+def _processor() -> str:
+    """What Linux says of the processor, else what Python knows."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

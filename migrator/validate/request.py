@@ -1,0 +1,39 @@
+"""What is asked of a validation: plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 150.0  # for all sections together, on two slow cores
+
+
+@dataclass(frozen=True)
+class Text:
+    """One of the two texts: where it would stand, and the probes that its project configures."""
+
+    path: Path
+    text: str
+    probes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One validation.
+
+    Args:
+        legacy, migrated: the two texts.
+        symbol: the model's class, "" to look for it.
+        build: an expression that constructs it, "" to look for one.
+        samplers: functions of the legacy text that generate, as `f` or `Class.f`.
+        seconds: what all sections may take together.
+        processes: how many train together in the section on scaling; 1 leaves it out.
+    """
+
+    legacy: Text
+    migrated: Text
+    symbol: str = ""
+    build: str = ""
+    samplers: tuple[str, ...] = ()
+    seconds: float = SECONDS
+    processes: int = 1
