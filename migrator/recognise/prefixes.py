@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.axes import POINTWISE, Lane, Mixed
+from migrator.recognise.dataflow import method_flow
 from migrator.recognise.lanes import Lanes
 from migrator.recognise.positions import carriers
 from migrator.recognise.slices import is_everything
@@ -43,14 +44,14 @@ def find_cut(stack: Stack, passing: frozenset[str]) -> Cut | str:
     last = next((n for n, statement in enumerate(body) if statement is stack.statement), None)
     if last is None:
         return f"`{stack.component.attribute}` is run inside of another statement"
-    why = f"what enters `{stack.component.attribute}` depends on positions in a way that is not understood"
+    why = ""
     for place in range(last + 1):
         candidate = _Candidate(stack, passing, place)
         cut = candidate.cut()
         if cut is not None:
             return cut
-        why = candidate.why or why
-    return why
+        why = why or candidate.why  # the first place is nearest to the cause
+    return why or f"what enters `{stack.component.attribute}` depends on positions in a way that is not understood"
 
 
 def optional_side(flow: Flow, statement: ast.stmt) -> bool:
@@ -122,7 +123,11 @@ class _Candidate:
         """Whether anything else still needs the rows that would go."""
         later = [user for user in value.users if not self.is_earlier(user)]
         outside = [user for user in later if user not in path and user is not self.stack.result]
-        return any(user.op != "looped" for user in outside)
+        return any(user.op != "looped" and not self.enters(user) for user in outside)
+
+    def enters(self, value: Value) -> bool:
+        """Whether it is what the loop over the blocks begins with."""
+        return value.op == "loop" and value.statement is self.stack.statement
 
     def lands(self, sources: dict[Value, Lane]) -> bool:
         """Whether the rows of the sources are the rows of what enters the blocks."""
@@ -213,7 +218,16 @@ class Prefix:
             return bool(handler(value))
         if value.op in POINTWISE | _MOVED:
             return all(self.holds(operand) for operand in value.operands())
-        return not _depends(value) or _is_size(value)
+        return not _depends(value) or (_is_size(value) and not self.counts_rows(value))
+
+    def counts_rows(self, value: Value) -> bool:
+        """Whether a size may be the number of rows, which grows: `T - 1 - torch.arange(T)` changes every row."""
+        if value.op == "getattr":
+            return False
+        axis = value.data if value.op == "unpack" else None
+        named = value.argument(1, "dim") if value.op == "size" else None
+        axis = axis if named is None else named.data
+        return not isinstance(axis, int) or axis in (self.place, self.place - 3, self.place - 2)
 
     def _param(self, value: Value) -> bool:
         self.sequences[value.data] = self.place
@@ -222,8 +236,17 @@ class Prefix:
     def _module(self, value: Value) -> bool:
         owner = self.flow.owner
         kind = made_by(self.flow, value)
-        fine = kind in _ROW_MODULES or (owner is not None and kind in carriers(owner.index))
+        fine = kind in _ROW_MODULES or (owner is not None and (kind in carriers(owner.index) or self.passes(kind)))
         return fine and all(self.holds(operand) for operand in value.operands())
+
+    def passes(self, kind: str | None) -> bool:
+        """Whether a class of the file gives one row for each row of its one input, as adding a table does."""
+        assert self.flow.owner is not None
+        info = self.flow.owner.index.modules.get(kind or "")
+        flow = method_flow(info) if info is not None else None
+        if flow is None or len(flow.returns) != 1 or len([v for v in flow.values if v.op == "param"]) != 1:
+            return False
+        return Prefix(flow, {}, self.place).holds(flow.returns[0][0])
 
     def _setitem(self, value: Value) -> bool:
         """`shifted = tokens.roll(1, dims=1); shifted[:, 0] = start`, the start being no token."""

@@ -123,9 +123,47 @@ def _passes_shape(owner: ClassInfo, helper: FunctionNode) -> bool:
 
 
 def _sayable(owner: ClassInfo, value: Value) -> ast.expr | None:
-    """`self.head_dim` can be said in `__init__`, once it is assigned there."""
+    """`self.head_dim` can be said in `__init__`, once it is assigned there; `C // self.heads` too, if C can be."""
     if value.op == "attr" and owner.attribute(value.data) is not None:
         return value.node
     if value.op == "const" and isinstance(value.data, int) and value.data > 0:
         return value.node
+    if value.op == "floordiv":
+        left, right = (_sayable(owner, side) for side in value.args)
+        return ast.BinOp(left, ast.FloorDiv(), right) if left is not None and right is not None else None
+    whole = _last_size_of(value)
+    return _features(owner, whole) if whole is not None else None
+
+
+def _last_size_of(value: Value) -> Value | None:
+    """x, if the value is the size of its last axis: C of `B, T, C = x.shape`, `x.size(-1)`."""
+    if value.op == "unpack" and value.args[0].op in ("shape", "size") and len(value.args[0].args) == 1:
+        places = [user.data for user in value.args[0].users if user.op == "unpack"]
+        return strip(value.args[0].args[0]) if len(places) > 1 and value.data == max(places) else None
+    named = value.argument(1, "dim") if value.op == "size" else None
+    return strip(value.args[0]) if named is not None and named.is_const(-1) else None
+
+
+def _features(owner: ClassInfo, value: Value) -> ast.expr | None:
+    """The width that a linear layer takes, as `__init__` says it, if `value` is put into one."""
+    for user in value.users:
+        made = owner.attribute(user.data) if user.op == "module" else None
+        if isinstance(made, ast.Call) and owner.index.resolve(made.func) == "torch.nn.Linear":
+            given = made.args[0] if made.args else None
+            width = next((k.value for k in made.keywords if k.arg == "in_features"), given)
+            if width is not None and _stays(owner, width):
+                return width
     return None
+
+
+def _stays(owner: ClassInfo, expression: ast.expr) -> bool:
+    """Whether an expression of `__init__` means the same at its end: made of parameters that are not assigned anew."""
+    init = owner.methods["__init__"]
+    stored = {node.id for node in ast.walk(init) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    names = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+    plain = all(
+        isinstance(node, ast.Name | ast.Attribute | ast.Constant | ast.BinOp | ast.operator | ast.expr_context)
+        for node in ast.walk(expression)
+    )
+    parameters = {arg.arg for arg in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)}
+    return plain and names <= parameters - stored
