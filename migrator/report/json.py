@@ -44,6 +44,10 @@ def _file(run: RunResult, file: FileResult) -> dict[str, Any]:
         "findings": [_finding(outcome) for outcome in file.outcomes],
         "verification": {"status": "skipped"} if file.verification is None else _verification(file.verification),
     }
+    if file.validation is not None:
+        entry["validation"] = file.validation.to_json()
+    elif file.unmeasured:
+        entry["validation"] = {"reason": file.unmeasured}
     if run.mode == DRY_RUN:
         entry["diff"] = file.diff.decode("utf-8", "replace")
     return entry

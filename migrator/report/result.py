@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from migrator.errors import MigrateError
     from migrator.prove.result import Verification
     from migrator.rewrite.plan import Outcome, Plan
+    from migrator.validate.result import Validation
 
 WRITE, CHECK, DRY_RUN = "write", "check", "dry-run"
 PROVED = "proved"
@@ -29,6 +30,8 @@ class FileResult:
     candidate: Path | None = None
     copies: tuple[Path, ...] = ()  # modules of the runtime that are put beside it
     texts: tuple[str, str] | None = None  # before and after, with the file's own line ends
+    validation: Validation | None = None
+    unmeasured: str = ""  # why a validation that was asked for could not be made
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -57,7 +60,7 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 work left under `--check`, 2 unreadable, 3 something refused, 4 not proved."""
+        """0 done, 1 work left under `--check`, 2 unreadable, 3 something refused or measured worse, 4 not proved."""
         if self.errors:
             return max(error.exit_code for error in self.errors)
         if any(file.unproved for file in self.files):
@@ -65,7 +68,8 @@ class RunResult:
         left = set(self._statuses())
         if self.mode == CHECK:
             return int(bool(left & {"migrated", "refused"}))
-        return 3 if self.mode == WRITE and "refused" in left else 0
+        worse = any(file.unmeasured or (file.validation is not None and file.validation.worse) for file in self.files)
+        return 3 if self.mode == WRITE and ("refused" in left or worse) else 0
 
     def _statuses(self) -> Iterator[str]:
         return (outcome.status for file in self.files for outcome in file.outcomes)

@@ -75,6 +75,18 @@ def _show_file(page: Page, run: RunResult, file: FileResult, detail: Detail) -> 
         show_proof(page, file.verification, every_tensor=detail == Detail.VERBOSE)
     _show_ending(page, run, file)
     page.line()
+    _show_validation(page, file)
+
+
+def _show_validation(page: Page, file: FileResult) -> None:
+    if file.validation is not None:
+        from migrator.report.validation import render as rendered
+
+        page.lines += rendered(file.validation, page.width).lines
+        page.line()
+    elif file.unmeasured:
+        page.paragraph("not measured: ", file.unmeasured, lead_style="yellow")
+        page.line()
 
 
 def _done(run: RunResult, file: FileResult) -> str:

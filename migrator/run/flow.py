@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from migrator.codemod import Phase
 from migrator.config import Config, nearest
 from migrator.errors import MigrateError
 from migrator.read.files import python_files
@@ -122,7 +123,7 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
         _plan(options, works, errors)
         _complain(options, works)
         changed = [work for work in works if work.changed]
-        if options.format == "sarif":
+        if options.format == "sarif" or options.phase == Phase.VALIDATION:
             _keep_texts(changed)
         if errors or options.mode == CHECK:
             return
@@ -138,6 +139,10 @@ def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -
             _prove(options, provers, [work for work in changed if work.result.changed])
     if (changed or copies) and _wanted(options, changed):
         _write(options, changed, copies)
+    if options.phase == Phase.VALIDATION:
+        from migrator.run.validating import measure
+
+        measure(options, [work.result for work in changed if work.result.written])
 
 
 def _wanted(options: Options, works: Sequence[Work]) -> bool:

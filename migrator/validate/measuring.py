@@ -33,8 +33,8 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
     began = time.monotonic()
     deadline = began + request.seconds + _FINDING
     subject = find(request, nursery, deadline, progress)
-    sections = _Sections(subject, request.seconds, progress)
-    missing = Unmeasured("not built in yet")
+    sections = _Sections(subject, request, progress)
+    missing = Unmeasured("not asked for")
     return Validation(
         legacy=str(request.legacy.path),
         migrated=str(request.migrated.path),
@@ -55,12 +55,14 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
 class _Sections:
     """Runs one section after the other, and notes what cannot be measured."""
 
-    def __init__(self, subject: Subject, seconds: float, progress: Callable[[str], None]) -> None:
-        self.subject, self.progress = subject, progress
-        self.left, self.shares = seconds, dict(_SHARES)
+    def __init__(self, subject: Subject, request: Request, progress: Callable[[str], None]) -> None:
+        self.subject, self.progress, self.left = subject, progress, request.seconds
+        self.shares = {name: share for name, share in _SHARES.items() if not request.only or name in request.only}
 
     def measured(self, name: str, section: Callable[[Subject, Budget], Measured]) -> Measured | Unmeasured:
         """The section's figures, or why there are none."""
+        if name not in self.shares:
+            return Unmeasured("not asked for")
         share = self.shares[name] / sum(self.shares.values())
         del self.shares[name]
         began = time.monotonic()

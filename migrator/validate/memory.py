@@ -78,18 +78,22 @@ def _verdicts(rows: list[MemoryRow], growth: tuple[Growth, ...]) -> Iterator[Ver
         exponents = {found.side: found.exponent for found in growth if found.activity == activity}
         if len(exponents) == len(SIDES) and exponents["migrated"] > exponents["legacy"] + _STEEPER:
             words = f"length^{exponents['migrated']:.2f} instead of length^{exponents['legacy']:.2f}"
-            yield Verdict("worse", f"memory of a {activity} grows with {words}")
+            yield Verdict("worse", f"{said(activity)}: memory grows with {words}")
 
 
 def _of_peaks(activity: Activity, old: MemoryRow, new: MemoryRow) -> Verdict:
     ratio = old.bytes / max(new.bytes, 1)
     at = f"at length {new.length}: {megabytes(old.bytes)} before, {megabytes(new.bytes)} after"
     if ratio >= _CLEARLY:
-        return Verdict("better", f"a {activity} needs {ratio:.1f} times less memory {at}")
+        return Verdict("better", f"{said(activity)}: {ratio:.1f} times less memory {at}")
     if ratio <= 1 / _CLEARLY:
-        return Verdict("worse", f"a {activity} needs {1 / ratio:.1f} times more memory {at}")
-    return Verdict("same", f"a {activity} needs as much memory as before {at}")
+        return Verdict("worse", f"{said(activity)}: {1 / ratio:.1f} times more memory {at}")
+    return Verdict("same", f"{said(activity)}: as much memory as before {at}")
+
+
+def said(activity: str) -> str:
+    return "forward pass" if activity == "forward" else activity
 
 
 def megabytes(amount: int) -> str:
-    return f"{amount / 2**20:.1f} MiB"
+    return f"{amount / 2**20:.1f} MiB" if amount >= 2**20 else f"{amount / 2**10:.0f} KiB"

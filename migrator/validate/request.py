@@ -27,6 +27,7 @@ class Request:
         build: an expression that constructs it, "" to look for one.
         samplers: functions of the legacy text that generate, as `f` or `Class.f`.
         seconds: what all sections may take together.
+        only: the sections to measure, none for all.
         processes: how many train together in the section on scaling; 1 leaves it out.
     """
 
@@ -36,4 +37,5 @@ class Request:
     build: str = ""
     samplers: tuple[str, ...] = ()
     seconds: float = SECONDS
+    only: tuple[str, ...] = ()
     processes: int = 1

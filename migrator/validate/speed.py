@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from migrator.prove.remote import BoxError
 from migrator.prove.sampling import Call, Function, Size
+from migrator.validate.memory import said
 from migrator.validate.result import SIDES, Activity, SideName, Speed, SpeedRow, Spread, Verdict
 from migrator.validate.subject import Budget, CannotMeasure, Subject
 
@@ -153,7 +154,7 @@ def _compared(activity: str, old: SpeedRow, new: SpeedRow) -> Verdict:
     at = f"at length {new.length} (median of {new.seconds.n})"
     apart = old.seconds.low > new.seconds.high or new.seconds.low > old.seconds.high
     if apart and ratio >= _CLEARLY:
-        return Verdict("better", f"{activity} is {ratio:.1f} times faster {at}")
+        return Verdict("better", f"{said(activity)}: {ratio:.1f} times faster {at}")
     if apart and ratio <= 1 / _CLEARLY:
-        return Verdict("worse", f"{activity} is {1 / ratio:.1f} times slower {at}")
-    return Verdict("same", f"{activity} takes as long as before {at}, within the spread")
+        return Verdict("worse", f"{said(activity)}: {1 / ratio:.1f} times slower {at}")
+    return Verdict("same", f"{said(activity)}: as fast as before {at}, within the spread")

@@ -99,12 +99,16 @@ def peak(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
 
 
 def runs(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
-    """Whether a call works, and how long it takes."""
+    """Whether a call works, and how long it takes: the quicker of two, because the first one warms up."""
     module, rest = constructed(box, message, tensors)
+    module.eval()
+    found: list[float] = []
     with torch.no_grad(), limited(message["patience"]):
-        began = time.perf_counter()
-        box.call(module.eval(), message, rest)
-        return {"seconds": time.perf_counter() - began}, []
+        for _ in range(2):
+            began = time.perf_counter()
+            box.call(module, message, rest)
+            found.append(time.perf_counter() - began)
+    return {"seconds": min(found)}, []
 
 
 def anatomy(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
