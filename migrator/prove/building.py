@@ -19,18 +19,22 @@ def construct(build: Build, tensors: list[Tensor], space: types.ModuleType) -> n
     """A module from a call that stands in the text (`setup` and `call`), or from a class and its arguments."""
     if "function" in build:
         return AsModule(getattr(space, build["cls"]))
+    module = evaluated(build, tensors, space)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{build['cls']}(...) gave a {type(module).__name__}, which is no nn.Module")
+    return module
+
+
+def evaluated(build: Build, tensors: list[Tensor], space: types.ModuleType) -> Any:
+    """What such a call gives, module or not."""
     if "call" in build:
         names = dict(space.__dict__)
         for statement in build["setup"]:
             exec(statement, names)
-        module = eval(build["call"], names)
-    else:
-        # Cloned, because a constructor may keep what it is given, and change it.
-        args, kwargs = (decode(build[name], [t.clone() for t in tensors], space) for name in ("args", "kwargs"))
-        module = getattr(space, build["cls"])(*args, **kwargs)
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{build['cls']}(...) gave a {type(module).__name__}, which is no nn.Module")
-    return module
+        return eval(build["call"], names)
+    # Cloned, because a constructor may keep what it is given, and change it.
+    args, kwargs = (decode(build[name], [t.clone() for t in tensors], space) for name in ("args", "kwargs"))
+    return getattr(space, build["cls"])(*args, **kwargs)
 
 
 class AsModule(nn.Module):
@@ -154,7 +158,8 @@ def loss_of(outputs: list[Tensor]) -> Tensor:
 class AdamW:
     """torch's own AdamW in its functional form, because the class would import the compiler, which takes seconds."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, rate: float = 1e-3) -> None:
+        self.rate = rate
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -169,7 +174,7 @@ class AdamW:
         with torch.no_grad():
             adamw(
                 chosen[0], grads, chosen[1], chosen[2], [], chosen[3], foreach=False, amsgrad=False,
-                beta1=0.9, beta2=0.999, lr=1e-3, weight_decay=0.01, eps=1e-8, maximize=False,
+                beta1=0.9, beta2=0.999, lr=self.rate, weight_decay=0.01, eps=1e-8, maximize=False,
             )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from migrator import __version__
 from migrator.prove.nursery import Nursery
 from migrator.prove.remote import BoxError, OutOfTime
-from migrator.validate import memory, speed
+from migrator.validate import attention, gradients, memory, quality, speed
 from migrator.validate.request import Request
 from migrator.validate.result import Environment, Unmeasured, Validation
 from migrator.validate.subject import Budget, CannotMeasure, Subject, find
@@ -34,17 +34,16 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
     deadline = began + request.seconds + _FINDING
     subject = find(request, nursery, deadline, progress)
     sections = _Sections(subject, request, progress)
-    missing = Unmeasured("not asked for")
     return Validation(
         legacy=str(request.legacy.path),
         migrated=str(request.migrated.path),
         subject=subject.described,
         environment=_environment(),
-        gradients=missing,
-        attention=missing,
+        gradients=sections.measured("gradients", gradients.measure),
+        attention=sections.measured("attention", attention.measure),
         memory=sections.measured("memory", memory.measure),
         speed=sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers)),
-        quality=missing,
+        quality=sections.measured("quality", quality.measure),
         scaling=Unmeasured("asked for by --nproc"),
         promised=(),
         notes=(),

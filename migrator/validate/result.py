@@ -98,7 +98,8 @@ class Head:
         entropy: of its weights, as a share of the largest that is possible, 0 to 1.
         distance: between query and key, in tokens.
         sink: the share that goes to the first key.
-        weights: of the first sequence, `(rows, columns)` of queries and keys, at most 64 of each.
+        weights: of the first sequence, `(rows, columns)` of queries and keys; where there are more than 48 of either,
+            means over patches.
     """
 
     side: SideName
@@ -112,7 +113,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much outputs differ between positions where all tokens are the same: 0 if the model knows no positions."""
+    """How far attention is from uniform where all tokens are the same, 0 to 1: 0 if it knows no positions."""
 
     side: SideName
     spread: float

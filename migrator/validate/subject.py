@@ -65,6 +65,7 @@ class Subject:
     separate: Callable[[], Box]  # one more box of the migrated text
     parameters: dict[SideName, int] = field(default_factory=dict)
     blocks: int = 0
+    deepened: bool = False
     seconds: dict[int, float] = field(default_factory=dict)
 
     @property

@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any
 
-_INSTALL = ("migrator.validate.trials",)
+_INSTALL = ("migrator.validate.trials", "migrator.validate.watching", "migrator.validate.training")
 
 
 def main() -> None:
