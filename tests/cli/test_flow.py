@@ -229,6 +229,39 @@ def test_a_file_that_changes_during_its_proof_is_not_overwritten(tool: Tool, fil
     assert file.read_text() == "mine = 1\n"
 
 
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def protected(path: Path) -> None:
+    path.chmod(0o444)
+
+
+def linked(path: Path) -> None:
+    path.with_name("another.py").hardlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [(gone, "not-written"), (a_folder, "not-a-file"), (protected, "read-only"), (linked, "hard-link")],
+)
+def test_whatever_becomes_of_a_file_during_its_proof_the_others_stay(
+    tool: Tool, file: Path, change: Callable[[Path], None], code: str
+) -> None:
+    others = [written(file.parent / name) for name in ("a.py", "z.py")]
+    tool.during_proof = lambda path: change(path) if path == file else None
+    assert tool(file.parent) == 2
+    assert tool.err.startswith(f"{file}: {code}: ") and tool.err.count("\n") == 1
+    assert [path.read_text() for path in others] == [OLD, OLD]
+    assert not file.is_file() or file.read_text() == OLD
+    assert list(file.parent.glob(".*")) == []
+
+
 def test_ctrl_c_during_the_proof(tool: Tool, file: Path) -> None:
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
