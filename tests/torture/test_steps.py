@@ -32,6 +32,8 @@ def stepper(folder: Path) -> Iterator[Stepper]:
 
 
 def lay(folder: Path, text: str) -> None:
+    """As if nothing had run here yet."""
+    shutil.rmtree(folder.parent / "state", ignore_errors=True)
     for name in NAMES:
         (folder / name).write_text(text)
 
