@@ -150,6 +150,24 @@ def test_a_failed_candidate_is_kept_on_demand(tool: Tool, file: Path) -> None:
     assert "model.candidate.py" in tool.out
 
 
+def test_a_candidate_that_finds_no_room_leaves_the_last_one(
+    tool: Tool, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.verdicts["model.py"] = FAILED
+    candidate = written(file.parent / "model.candidate.py", "the last one\n")
+    write = Path.write_bytes
+
+    def half(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    assert tool(file, "--keep-failed") == 2
+    assert "model.candidate.py: not-written: " in tool.err and "proof-failed" in tool.err
+    assert candidate.read_text() == "the last one\n"
+    assert others(file.parent) == ["model.candidate.py", "model.py"]
+
+
 def test_refused_and_migrated(tool: Tool, file: Path) -> None:
     tool.refused.add("model.py")
     assert tool(file) == 3
