@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILE := latent_drift_trajectory.py
 
-.PHONY: demo test lint bench corpus clean
+.PHONY: demo test lint coverage bench corpus clean
 
 # Two tests at a time, each of them on one thread.
 test: lint
@@ -14,6 +14,16 @@ test: lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Which branches of the tool no test takes. What attacks the proof has to stay confined, so its boxes aren't counted.
+HOSTILE := tests/prove/test_hostile.py tests/prove/test_confinement.py tests/prove/test_killed.py tests/torture
+COVER := OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	-PYTHONPATH=$(CURDIR)/tests/measuring $(COVER) $(HOSTILE:%=--ignore=%)
+	-$(COVER) $(HOSTILE)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # The three uses of the tool, on a copy of the bundled legacy file.
 demo: $(STAMP)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from types import FrameType
 
@@ -25,32 +26,71 @@ class Ended(BaseException):
         self.exit_code = 128 + number
 
 
+_INTERRUPTS = (click.Abort, KeyboardInterrupt, Ended)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `migrate` with these arguments, or those of the process, and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
     gc.set_threshold(200_000, 20, 20)  # syntax trees are many objects and no garbage: collecting costs a tenth of a run
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a message may hold what the terminal's encoding lacks
+    _open_streams()
     try:
         _listen()
         code = migrate.main(list(arguments), prog_name="migrate", standalone_mode=False)
-    except MigrateError as error:
-        click.echo(str(error), err=True)
-        code = error.exit_code
+        sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        _say(error.show)
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt, Ended) as error:
-        click.echo("interrupted: every file is either as it was, or wholly rewritten", err=True)
-        code = error.exit_code if isinstance(error, Ended) else INTERRUPTED
-    except Exception as error:
-        if "--debug" in arguments:
+    except (Exception, *_INTERRUPTS) as error:
+        if "--debug" in arguments and not isinstance(error, (MigrateError, *_INTERRUPTS)):
             raise
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        click.echo(f"internal error: {cause}; please report it, with the output of --debug", err=True)
-        code = 2
+        line, code = _told(error)
+        _say(lambda: click.echo(line, err=True))
     sys.exit(code or 0)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """The line that says what has ended the run, and the exit code for it."""
+    if isinstance(error, _INTERRUPTS):
+        code = error.exit_code if isinstance(error, Ended) else INTERRUPTED
+        return "interrupted: every file is either as it was, or wholly rewritten", code
+    if isinstance(error, OSError) and not _printable():
+        cause = f"the output cannot be printed ({error.strerror}); what was done is done"
+        error = MigrateError("not-printed", cause, "free some space")
+    if isinstance(error, MigrateError):
+        return str(error), error.exit_code
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"internal error: {cause}; please report it, with the output of --debug", 2
+
+
+def _printable() -> bool:
+    """Whether standard output takes anything at all."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python would try again at its end
+        return False
+    return True
+
+
+def _say(show: Callable[[], None]) -> None:
+    """Print to standard error; where that fails too, the exit code has to do."""
+    try:
+        show()
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _open_streams() -> None:
+    """Have all three: what is closed would else be the number of the next file that is opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a message may hold what the terminal's encoding lacks
 
 
 def _listen() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import selectors
+import signal
 import struct
 import subprocess
 import sys
@@ -73,6 +74,8 @@ class Prover:
         process, self._process = self._process, None
         if process is None:
             return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGCONT)  # where nothing confines a box, it can have stopped the nursery
         for stream in (process.stdin, process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 if stream is not None:

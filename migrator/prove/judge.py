@@ -35,7 +35,8 @@ def verify(plan: Plan, nursery: Nursery, deadline: float, progress: Callable[[st
     ledger = bench.ledger
     status: Status = "failed" if ledger.failed else "not verified" if ledger.unable else "proved"
     notes = tuple(dict.fromkeys([*ledger.unable, *ledger.notes]))
-    return Verification(status, tuple(ledger.checks), notes, tensors, counts, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Verification(status, tuple(ledger.checks), notes, tensors, counts, seconds, nursery.means)
 
 
 def _prove(bench: Bench, plan: Plan) -> None:

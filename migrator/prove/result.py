@@ -45,6 +45,8 @@ class Verification:
     Args:
         notes: what a reader has to know; where nothing was proved, the first one says why.
         parameters: (what, count before, count after), counted on modules of the size that the file itself builds.
+        confinement: what kept the code from files, network and other processes: `namespaces`, `landlock` or `nothing`;
+            empty where none of it ran.
     """
 
     status: Status
@@ -53,6 +55,7 @@ class Verification:
     tensors: tuple[TensorRow, ...] = ()
     parameters: tuple[tuple[str, int, int], ...] = ()
     seconds: float = 0.0
+    confinement: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,4 +69,5 @@ class Verification:
             tensors=tuple(TensorRow(**row) for row in data["tensors"]),
             parameters=tuple((what, before, after) for what, before, after in data["parameters"]),
             seconds=data["seconds"],
+            confinement=data["confinement"],
         )

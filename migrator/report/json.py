@@ -72,6 +72,7 @@ def _verification(verification: Verification) -> dict[str, Any]:
     return {
         "status": verification.status,
         "seconds": round(verification.seconds, 3),
+        "confinement": verification.confinement or None,
         "checks": [_check(check) for check in verification.checks],
         "tensors": [_tensor(row) for row in verification.tensors],
         "parameters": [

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from migrator.prove.result import Check, TensorRow, Verification
 
 _STYLES = {"proved": "green", "failed": "red", "not verified": "red", "skipped": "yellow"}
+_CONFINED = {
+    "namespaces": "confined by namespaces: no writing outside, no network, no other process",
+    "landlock": "confined by Landlock: no writing outside, no TCP, no other process",
+    "nothing": "NOT confined: this system has neither namespaces nor Landlock",
+}
 _LONGEST_NAME = 40
 
 
@@ -36,6 +41,8 @@ def show_proof(page: Page, proof: Verification, *, every_tensor: bool = False) -
     style = _STYLES.get(proof.status, "")
     page.line("proof", f"bold {style}")
     page.paragraph("  ", _summary(proof), style)
+    if proof.confinement:
+        page.paragraph("  ", _CONFINED[proof.confinement])
     columns = _Columns.of(proof.checks)
     for stage in dict.fromkeys(check.stage for check in proof.checks):
         if stage:

@@ -278,7 +278,7 @@ def _proved(options: Options, prover: Prover, work: Work, progress: Callable[[st
 
 
 def _write(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]) -> None:
-    from migrator.write.transaction import Change, replace_all
+    from migrator.write.transaction import Change, created, replace_all
     from migrator.write.vendor import put
 
     if not any(work.result.unproved for work in works):
@@ -290,5 +290,6 @@ def _write(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]
         for work in works:
             if work.result.unproved:
                 candidate = work.source.path.with_suffix(".candidate.py")
-                candidate.write_bytes(work.after)
+                with created(candidate, force=True) as file:
+                    file.write_bytes(work.after)
                 work.result.candidate = candidate

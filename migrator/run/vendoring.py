@@ -58,7 +58,7 @@ def check_free(source: Source, module: str) -> None:
     folder = folder_of(source, module)
     file = folder.with_suffix(".py")
     taken = file if file.exists() else folder
-    if file.exists() or (folder.exists() and not is_copy(folder)):
+    if file.exists() or vendor.is_foreign(folder):
         cause = f"{taken.name} beside it is a module of yours, and would hide the one that the new text imports"
         remedy = f"use --vendor --runtime-name {_OTHER_NAME}"
         raise MigrateError("runtime-taken", cause, remedy, path=source.path)

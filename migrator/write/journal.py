@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from migrator.errors import MigrateError
 from migrator.write import state
@@ -67,17 +66,19 @@ def written(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
         raise _busy(path) from error
     except OSError as error:
         raise _no_room(path.parent, error) from error
-    with open(handle, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            _fill(file, path.parent, changes)
-            yield
-        except Unfinished:
-            raise
-        except BaseException:
-            path.unlink()
-            raise
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        _fill(handle, path.parent, changes)
+        yield
+    except Unfinished:
+        raise
+    except BaseException:
         path.unlink()
+        raise
+    else:
+        path.unlink()
+    finally:
+        os.close(handle)
 
 
 def unfinished(files: Iterable[Path]) -> list[Path]:
@@ -111,10 +112,13 @@ def save(path: Path, changes: Sequence[tuple[Path, bytes, bytes]]) -> None:
         MigrateError: it cannot be written.
     """
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            _fill(file, path.parent, changes)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise _no_room(path.parent, error) from error
+    try:
+        _fill(handle, path.parent, changes)
+    finally:
+        os.close(handle)
 
 
 def load(data: bytes, folder: Path) -> list[Entry]:
@@ -134,7 +138,7 @@ def load(data: bytes, folder: Path) -> list[Entry]:
     return [entry for entry in entries if Path(os.path.realpath(entry.target)).is_relative_to(home)]
 
 
-def _fill(file: BinaryIO, folder: Path, changes: Sequence[tuple[Path, bytes, bytes]]) -> None:
+def _fill(handle: int, folder: Path, changes: Sequence[tuple[Path, bytes, bytes]]) -> None:
     import base64
     import json
 
@@ -146,9 +150,13 @@ def _fill(file: BinaryIO, folder: Path, changes: Sequence[tuple[Path, bytes, byt
         }
         for target, before, after in changes
     ]
-    file.write(json.dumps({"version": 1, "files": files}).encode("ascii"))
-    file.flush()
-    os.fsync(file.fileno())
+    data = memoryview(json.dumps({"version": 1, "files": files}).encode("ascii"))
+    try:
+        while data:
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    except OSError as error:
+        raise _no_room(folder, error) from error
 
 
 def _no_room(folder: Path, error: OSError) -> MigrateError:

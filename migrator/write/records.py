@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,19 +52,27 @@ def kept(changes: Sequence[tuple[Path, bytes, bytes]]) -> Iterator[None]:
         old.unlink(missing_ok=True)
 
 
-def latest(scope: Sequence[Path]) -> Record:
-    """The last run, still to be undone, that wrote one of these files or below one of these directories.
+def touching(scope: Sequence[Path]) -> list[Record]:
+    """The runs that wrote one of these files or below one of these directories, the last one first."""
+    found = [
+        Record(path, tuple(journal.load(path.read_bytes(), folder)))
+        for folder in state.candidates()
+        for path in sorted(folder.glob("*-*.json"), reverse=True)
+    ]
+    return [record for record in found if record.touches(scope)]
+
+
+def latest(known: Iterable[Record], scope: Sequence[Path]) -> Record:
+    """The last of these runs that is still to be undone.
 
     Raises:
         MigrateError: there is none.
     """
-    for folder in state.candidates():
-        for path in sorted(folder.glob("*-*.json"), reverse=True):
-            record = Record(path, tuple(journal.load(path.read_bytes(), folder)))
-            if record.touches(scope) and not record.spent:
-                return record
-    where = ", ".join(map(str, scope))
-    raise MigrateError("nothing-to-undo", f"no run is known that wrote {where}", "name the file that was migrated")
+    record = next((record for record in known if not record.spent), None)
+    if record is None:
+        where = ", ".join(map(str, scope))
+        raise MigrateError("nothing-to-undo", f"no run is known that wrote {where}", "name the file that was migrated")
+    return record
 
 
 def still_new(record: Record) -> list[tuple[journal.Entry, bytes]]:

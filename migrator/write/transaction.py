@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import secrets
 import signal
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -62,7 +61,7 @@ def replace_all(changes: Sequence[Change]) -> None:
         MigrateError: a file cannot be replaced, or is no longer the one that was read; nothing was written.
     """
     with state.locked(), _uninterrupted(), records.kept(_triples(changes)):
-        _replace_all(changes)
+        _replace_all(changes, _triples(changes))
 
 
 @contextlib.contextmanager
@@ -114,15 +113,22 @@ def recover(files: Iterable[Path]) -> list[Path]:
 def undo(scope: Sequence[Path]) -> list[Path]:
     """Set back the files of the last run that wrote one of these files, or below one of these directories.
 
+    What a killed run left half-done there, which may have been an undo itself, is set back first, and is all then.
+
     Raises:
         MigrateError: there is no such run, or one of its files was changed since; nothing was written.
     """
     with state.locked(), _uninterrupted():
-        restored = _recover(scope)
+        known = records.touching(scope)
+        written = {entry.target for record in known for entry in record.entries}
+        _sweep(written)
+        restored = _recover([*scope, *written])  # a journal below the scope lies above the files of its record
         if restored:
             return restored
-        record = records.latest(scope)
-        _replace_all([Change(entry.target, now, entry.before) for entry, now in records.still_new(record)])
+        record = records.latest(known, scope)
+        back = [Change(entry.target, now, entry.before) for entry, now in records.still_new(record)]
+        # The journal says where all this leads to, so that whoever finds it brings it to its end.
+        _replace_all(back, [(change.target, change.after, change.before) for change in back])
         record.path.unlink()
         return [entry.target for entry in record.entries]
 
@@ -131,14 +137,14 @@ def _triples(changes: Sequence[Change]) -> list[tuple[Path, bytes, bytes]]:
     return [(change.target, change.before, change.after) for change in changes]
 
 
-def _replace_all(changes: Sequence[Change]) -> None:
+def _replace_all(changes: Sequence[Change], journalled: Sequence[tuple[Path, bytes, bytes]]) -> None:
     for change in changes:
         check_writable(change.target)
-        _sweep(change.target)
+    _sweep({change.target for change in changes})
     with contextlib.ExitStack() as cleanup:
         staged = [(change, _stage(change.target, change.after, cleanup)) for change in changes]
         if len(changes) > 1:
-            cleanup.enter_context(journal.written(_triples(changes)))
+            cleanup.enter_context(journal.written(journalled))
         _swap(staged)
 
 
@@ -150,14 +156,16 @@ def _recover(files: Iterable[Path]) -> list[Path]:
                 if entry.replaced:
                     _restore(entry.target, entry.before)
                     restored.append(entry.target)
-                _sweep(entry.target)
+            _sweep({entry.target for entry in entries})
     return restored
 
 
-def _sweep(target: Path) -> None:
-    """Remove what killed runs left beside a file."""
-    for litter in target.parent.glob(_temporary_name(glob.escape(target.name), "*")):
-        litter.unlink(missing_ok=True)
+def _sweep(targets: Collection[Path]) -> None:
+    """Remove what killed runs left beside these files."""
+    for folder in {target.parent for target in targets}:
+        for litter in folder.glob(_temporary_name("*", "*")):
+            if litter.with_name(litter.name[1:].rsplit(".", 2)[0]) in targets:
+                litter.unlink(missing_ok=True)
 
 
 def _restore(target: Path, before: bytes) -> None:

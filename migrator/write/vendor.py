@@ -30,6 +30,13 @@ def is_copy(folder: Path) -> bool:
         return False
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether a directory holds what we did not put there; a run that was killed may have left an empty one."""
+    if not folder.is_dir():
+        return folder.exists()
+    return not is_copy(folder) and not set(folder.iterdir()) <= set(_leftovers(folder))
+
+
 def exported(folder: Path) -> set[str]:
     """The names that a copy offers."""
     return set(_names_of(folder / INIT)) if is_copy(folder) else set()
@@ -83,6 +90,8 @@ def put(files: Mapping[Path, bytes]) -> Iterator[None]:
         for path, data in files.items():
             path.parent.mkdir(exist_ok=True)
             _replace(path, data)
+        for leftover in {leftover for path in files for leftover in _leftovers(path.parent)}:
+            leftover.unlink()
         yield
     except OSError as error:
         _put_back(before)
@@ -100,6 +109,11 @@ def _replace(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """Files that runs which were killed have not renamed."""
+    return folder.glob(".*.migrate")
 
 
 def _put_back(before: Mapping[Path, bytes | None]) -> None:

@@ -150,6 +150,24 @@ def test_a_failed_candidate_is_kept_on_demand(tool: Tool, file: Path) -> None:
     assert "model.candidate.py" in tool.out
 
 
+def test_a_candidate_that_finds_no_room_leaves_the_last_one(
+    tool: Tool, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.verdicts["model.py"] = FAILED
+    candidate = written(file.parent / "model.candidate.py", "the last one\n")
+    write = Path.write_bytes
+
+    def half(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    assert tool(file, "--keep-failed") == 2
+    assert "model.candidate.py: not-written: " in tool.err and "proof-failed" in tool.err
+    assert candidate.read_text() == "the last one\n"
+    assert others(file.parent) == ["model.candidate.py", "model.py"]
+
+
 def test_refused_and_migrated(tool: Tool, file: Path) -> None:
     tool.refused.add("model.py")
     assert tool(file) == 3
@@ -227,6 +245,39 @@ def test_a_file_that_changes_during_its_proof_is_not_overwritten(tool: Tool, fil
     assert tool(file) == 2
     assert "changed-meanwhile" in tool.err
     assert file.read_text() == "mine = 1\n"
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def protected(path: Path) -> None:
+    path.chmod(0o444)
+
+
+def linked(path: Path) -> None:
+    path.with_name("another.py").hardlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [(gone, "not-written"), (a_folder, "not-a-file"), (protected, "read-only"), (linked, "hard-link")],
+)
+def test_whatever_becomes_of_a_file_during_its_proof_the_others_stay(
+    tool: Tool, file: Path, change: Callable[[Path], None], code: str
+) -> None:
+    others = [written(file.parent / name) for name in ("a.py", "z.py")]
+    tool.during_proof = lambda path: change(path) if path == file else None
+    assert tool(file.parent) == 2
+    assert tool.err.startswith(f"{file}: {code}: ") and tool.err.count("\n") == 1
+    assert [path.read_text() for path in others] == [OLD, OLD]
+    assert not file.is_file() or file.read_text() == OLD
+    assert list(file.parent.glob(".*")) == []
 
 
 def test_ctrl_c_during_the_proof(tool: Tool, file: Path) -> None:

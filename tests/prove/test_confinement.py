@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from migrator.prove.confinement import without_secrets
+from migrator.prove import Prover
+from migrator.prove.confinement import MEANS, without_secrets
+from tests.prove.texts import STAGES, one_stage
 
 TRIED = """
     import os, socket, sys
@@ -61,6 +63,14 @@ def test_files_network_and_other_processes_are_out_of_reach(tmp_path: Path, mean
         pytest.skip(f"this system has {found}")
     assert forbidden == ["True"] * 7
     assert file.read_text() == "old\n"
+
+
+def test_the_proof_says_what_confined_it(prover: Prover, tmp_path: Path) -> None:
+    code = "import os, sys\nfrom pathlib import Path\nfrom migrator.prove import confinement\nos.setsid()\nprint(confinement.confine(Path(sys.argv[1])))"
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True, timeout=60)
+    verification = prover.prove(one_stage(STAGES["exact"], Path("small_model.py")), timeout=60)
+    assert verification.confinement == run.stdout.strip()
+    assert verification.confinement in MEANS
 
 
 def test_secrets_are_not_handed_on() -> None:

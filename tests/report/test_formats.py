@@ -62,6 +62,7 @@ def proof(status: str = "proved") -> Verification:
         ),
         parameters=(("TransformerBlock", 12_544, 12_612), ("Encoder", 100_000, 100_000)),
         seconds=12.34,
+        confinement="namespaces",
     )
 
 
@@ -123,8 +124,9 @@ def test_a_symbol_that_the_message_names_is_not_repeated() -> None:
 def test_checks_are_aligned_with_figure_and_limit() -> None:
     lines = page(run_of(file_result(status="failed"))).splitlines()
     start = lines.index("proof")
-    assert lines[start + 1 : start + 11] == [
+    assert lines[start + 1 : start + 12] == [
         "  failed: 2 of 3 checks passed, 12.3 s",
+        "  confined by namespaces: no writing outside, no network, no other process",
         "  attention",
         "    QKVAttention",
         "      ok      outputs, float64    5.6e-16  <= 1e-10",
@@ -157,7 +159,12 @@ def test_what_was_not_checked_is_said() -> None:
         (file_result(status="failed"), WRITE, True, "nothing written: the proof failed; model.py is as it was"),
         (file_result(status="not verified"), WRITE, True, "nothing written: the proof could not be made; model.py is"),
         (file_result(status=None), WRITE, True, "nothing written: another file of this run was not proved;"),
-        (file_result(ALL[2:], text="old\n", status=None), WRITE, True, "unchanged: model.py has nothing to rewrite in phase 2"),
+        (
+            file_result(ALL[2:], text="old\n", status=None),
+            WRITE,
+            True,
+            "unchanged: model.py has nothing to rewrite in phase 2",
+        ),
         (file_result(status=None), CHECK, True, "work left: run `migrate model.py --phase 2`"),
         (file_result(status=None), DRY_RUN, True, "nothing written: --dry-run; the patch for model.py is on standard"),
     ],
@@ -259,6 +266,7 @@ def test_the_document_is_schema_version_1() -> None:
     }
     assert [finding["status"] for finding in file["findings"]] == ["migrated", "migrated", "modern", "kept", "refused"]
     assert file["verification"]["status"] == "proved"
+    assert file["verification"]["confinement"] == "namespaces"
     assert file["verification"]["checks"][0]["figure"] == 5.6e-16
     assert file["verification"]["parameters"][0] == {"what": "TransformerBlock", "before": 12544, "after": 12612}
     assert "diff" not in file

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 _CASE = Path(__file__).parents[2] / "fixtures" / "attention" / "single_head_tril_buffer"
 OLD, NEW = ((_CASE / name).read_text(encoding="utf-8") for name in ("before.py", "after.py"))
@@ -16,11 +17,12 @@ def count(default: int) -> int:
     return int(os.environ.get("MIGRATE_TORTURE", default))
 
 
-def start(home: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
+def start(home: Path, *arguments: str | Path, **streams: IO[bytes]) -> subprocess.Popen[bytes]:
     """`migrate` with these arguments, and what it keeps for `undo` below `home`."""
     command = [sys.executable, "-m", "migrator", *map(str, arguments)]
     environment = {**os.environ, "XDG_STATE_HOME": str(home)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen(command, env=environment, **pipes)
 
 
 def finish(run: subprocess.Popen[bytes]) -> tuple[int, str]:

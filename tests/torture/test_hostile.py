@@ -1,57 +1,125 @@
-"""Wrong models that attack what judges them: never a proof, nothing left running, the user's files as they were."""
+"""Hostile models, as a user meets them: a clear line each, never a proof, nothing left running, no file changed."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from migrator import prove
-from tests.prove.test_hostile import after_with
+from tests.torture.attacks import ATTACKS, LIE, model
 
-WRONG = "\nq = q * 1.01"
-CODES = {
-    "forks": "import os\nfor _ in range(6): os.fork()",
-    "double fork": "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork(): time.sleep(600)\n    os._exit(0)",
-    "40 GB": "held = bytearray(40 << 30)",
-    "prints binary": "import os\nos.write(1, bytes(range(256)) * 4000)",
-    "prints without end": "while True: print('x' * 10_000)",
-    "writes": "open(USER, 'w').write('gone')",
-    "deletes": "import os\nos.remove(USER)",
-    "modules": "import sys\nfor name in list(sys.modules):\n    if name.startswith('migrator'): sys.modules[name] = None",
-    "channel": "import os\nfor n in range(3, 64):\n    try: os.write(n, b'{\"passed\": true}')\n    except OSError: pass",
-    "threads": "import threading, time\nfor _ in range(50): threading.Thread(target=time.sleep, args=(600,)).start()",
-    "kills its parent": "import os\nos.kill(os.getppid(), 9)",
-    "kills its group": "import os\nos.killpg(0, 9)",
-    "atexit": "import atexit, os\natexit.register(os._exit, 0)",
-    "chdir": "import os\nos.chdir('/')",
-    "pickle": "torch.Tensor.__reduce_ex__ = lambda *a: (print, ('PASS',))",
-}
+HONEST = "an honest model"
 
 
-@pytest.mark.parametrize("name", CODES)
-def test_a_wrong_model_that_attacks_is_not_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    file = tmp_path / "user.py"
-    file.write_text("mine\n")
-    monkeypatch.setenv("MIGRATE_TEST_MARK", str(tmp_path))
-    with prove.start() as own:
-        verification = own.prove(after_with(CODES[name].replace("USER", repr(str(file))) + WRONG), timeout=8)
-    assert verification.status in ("failed", "not verified")
-    assert file.read_text() == "mine\n"
+@dataclass(frozen=True)
+class Aftermath:
+    """What is left of one run over all hostile models, and an honest one among them."""
+
+    folder: Path
+    before: dict[Path, bytes]
+    code: int
+    error: str
+    files: dict[str, dict[str, Any]]
+    stray: list[str]
+    visitors: int
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
+    folder = tmp_path_factory.mktemp("hostile")
+    for name in ("src", "user", "home"):
+        (folder / name).mkdir()
+        (folder / name / "mine.txt").write_text("mine\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        places = {"user": str(folder / "user"), "home": str(folder / "home"), "port": server.getsockname()[1]}
+        for name, code in ATTACKS.items():
+            (folder / f"src/{name}.py").write_text(model(code + LIE, **places))
+        (folder / f"src/{HONEST}.py").write_text(model("pass"))
+        before = contents(folder)
+        run = migrate(folder, "src", "--timeout", "6", "-j", "2", "--format", "json")
+        stray = left_running(folder)
+        yield Aftermath(folder, before, run.returncode, run.stderr, files_of(run.stdout), stray, connections(server))
+
+
+def migrate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HOME": str(folder / "home"), "MIGRATE_TEST_MARK": str(folder)}
+    command = [sys.executable, "-m", "migrator", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+def files_of(output: str) -> dict[str, dict[str, Any]]:
+    return {Path(file["path"]).stem: file for file in json.loads(output)["files"]}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def connections(server: socket.socket) -> int:
+    with contextlib.suppress(BlockingIOError):
+        server.accept()
+        return 1
+    return 0
+
+
+def left_running(folder: Path) -> list[str]:
+    """The processes of the run that have not ended a few seconds after it, by their environment."""
     until = time.monotonic() + 5
-    while marked(tmp_path) and time.monotonic() < until:
+    while (found := marked(folder)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert marked(tmp_path) == []
+    return found
 
 
 def marked(folder: Path) -> list[str]:
-    """The processes that this test started, by their environment."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if int(entry.parent.name) != os.getpid() and f"MARK={folder}".encode() in entry.read_bytes():
                 found.append(entry.parent.name)
     return found
+
+
+def test_there_are_at_least_twenty() -> None:
+    assert len(ATTACKS) >= 20
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_it_ends_in_one_clear_line_and_is_not_proved(aftermath: Aftermath, name: str) -> None:
+    assert aftermath.code == 4
+    assert aftermath.files[name]["verification"]["status"] in ("failed", "not verified")
+    (line,) = [line for line in aftermath.error.splitlines() if line.startswith(f"src/{name}.py: ")]
+    assert line.split(": ")[1] in ("proof-failed", "not-verified")
+    assert len(line) < 500 and line.isprintable()
+
+
+def test_an_honest_model_among_them_is_proved_and_still_not_written(aftermath: Aftermath) -> None:
+    assert aftermath.files[HONEST]["verification"]["status"] == "proved"
+    assert not aftermath.files[HONEST]["written"]
+
+
+def test_nothing_else_is_said(aftermath: Aftermath) -> None:
+    assert len(aftermath.error.splitlines()) == len(ATTACKS)
+
+
+def test_nothing_is_left_running(aftermath: Aftermath) -> None:
+    assert aftermath.stray == []
+
+
+def test_no_file_is_changed_and_nothing_was_sent(aftermath: Aftermath) -> None:
+    if aftermath.files[HONEST]["verification"]["confinement"] == "nothing":
+        pytest.skip("this system cannot keep code from files and the network")
+    assert contents(aftermath.folder) == aftermath.before
+    assert aftermath.visitors == 0
