@@ -73,11 +73,9 @@ class _Generator:
 
     def once(self, tokens: int, limit: float) -> float:
         kwargs, tensors = self.call.realised(Size(_BATCH, _PROMPT, tokens), self.vocabulary, lambda count: count)
-        box = self.subject.boxes[self.side]
-        reply, _ = box.ask(
-            "generated", [*self.subject.tensors, *tensors], build=self.subject.build, given=len(self.subject.tensors),
-            seed=0, kwargs=kwargs, function=self.function.name, bound=bool(self.function.owner), patience=limit,
-            limit=limit + 2,
+        reply, _ = self.subject.ask(
+            self.side, "generated", tensors=tensors, kwargs=kwargs, function=self.function.name,
+            bound=bool(self.function.owner), limit=limit,
         ).get()  # fmt: skip
         seconds = float(reply["seconds"])
         self.seconds.setdefault(tokens, []).append(seconds)

@@ -17,6 +17,7 @@ from migrator.prove.nursery import Nursery
 from migrator.prove.probe import Case
 from migrator.prove.remote import Box, BoxError, Pending, Run
 from migrator.recognise.index import FileIndex
+from migrator.validate.initialising import initialiser
 from migrator.validate.request import Request, Text
 from migrator.validate.result import SIDES, SideName
 from migrator.validate.result import Subject as Described
@@ -66,6 +67,7 @@ class Subject:
     parameters: dict[SideName, int] = field(default_factory=dict)
     blocks: int = 0
     deepened: bool = False
+    initialiser: str = ""
     seconds: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -82,7 +84,8 @@ class Subject:
 
     @property
     def described(self) -> Described:
-        return Described(self.symbol, self.source, self.full_size, self.blocks, self.parameters)
+        how = self.source + (" and the function that the file applies to it" if self.initialiser else "")
+        return Described(self.symbol, how, self.full_size, self.blocks, self.parameters)
 
     def run(self, batch: int, length: int) -> Run:
         """A call of its forward, with random inputs that are the same every time."""
@@ -95,23 +98,25 @@ class Subject:
             return None
         return opened
 
-    def built(self, build: dict[str, Any]) -> Subject:
-        """The same texts with a model that is built otherwise, such as a deeper one."""
-        return replace(self, build=build)
-
     def ask(
-        self, side: SideName, op: str, run: Run | None = None, *, seed: int = 0, limit: float = 30.0, **values: Any
-    ) -> Pending:
-        """A request to one side. The model is built for it under `seed`; `limit` is in seconds."""
+        self, side: SideName, op: str, run: Run | None = None, *, tensors: Sequence[Tensor] = (), seed: int = 0,
+        limit: float = 30.0, **values: Any,
+    ) -> Pending:  # fmt: skip
+        """A request to one side. The model is built for it under `seed`; `limit` is in seconds.
+
+        What is called gets `tensors`, those of `run` where there is one.
+        """
         box = self.boxes[side]
         if box.gone:
             box = self.boxes[side] = self.reopen(side)
         call: dict[str, Any] = {}
         if run is not None:
             call = {"method": run.method, "args": run.args, "kwargs": run.kwargs, "path": ""}
+            tensors = run.tensors
         return box.ask(
-            op, [*self.tensors, *(run.tensors if run is not None else ())], limit=limit + 2,
-            **{"build": self.build, "given": len(self.tensors), "seed": seed, "patience": limit, **call, **values},
+            op, [*self.tensors, *tensors], limit=limit + 2,
+            **{"build": self.build, "given": len(self.tensors), "seed": seed, "patience": limit,
+               "initialiser": self.initialiser, **call, **values},
         )  # fmt: skip
 
 
@@ -173,6 +178,7 @@ def _subject(request: Request, symbol: str, empty: Subject) -> Subject:
         try:
             if _fits(subject, full):
                 subject.specs = _specs(subject)
+                _initialise(subject)
                 subject.seconds = _seconds(subject)
                 return subject
         except (BoxError, CannotMeasure) as error:
@@ -202,6 +208,16 @@ def _fits(subject: Subject, full: bool) -> bool:
         reply, _ = subject.ask(side, "anatomy", limit=20.0).get()
         subject.parameters[side], subject.blocks = int(reply["parameters"]), int(reply["blocks"])
     return not full or max(subject.parameters.values()) <= _LARGEST
+
+
+def _initialise(subject: Subject) -> None:
+    """Let the model start as the file's script starts it, if its function can be run by itself."""
+    subject.initialiser = initialiser(subject.index("legacy"))
+    try:
+        for side in SIDES:
+            subject.ask(side, "anatomy", limit=20.0).get()
+    except BoxError:
+        subject.initialiser = ""
 
 
 def _specs(subject: Subject) -> list[dict[str, Any]]:

@@ -27,6 +27,10 @@ def constructed(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> tu
     torch.set_default_dtype(torch.float32)
     count = message["given"]
     module = box.construct(message["build"], tensors[:count], message["seed"], torch.float32)
+    if message["initialiser"]:
+        names = dict(vars(box.space))
+        exec(message["initialiser"], names)
+        module.apply(names[message["initialiser"].removeprefix("def ").partition("(")[0]])
     return module, tensors[count:]
 
 

@@ -14,7 +14,7 @@ BUILD = "Tiny(vocab=17, dim=32, heads=4, layers=2, window=512)"
 
 def measured(text: str, before: str = LEGACY) -> Validation:
     legacy = Text(PATH, before)
-    request = Request(legacy, Text(PATH, text), "Tiny", BUILD, samplers(legacy), 6.0, only=("memory", "speed"))
+    request = Request(legacy, Text(PATH, text), "Tiny", BUILD, samplers(legacy), 16.0, only=("memory", "speed"))
     return validate(request)
 
 
@@ -56,7 +56,7 @@ def test_quadratic_memory_and_slow_code_are_shown_as_worse() -> None:
 
 def test_slow_generation_is_shown_as_worse() -> None:
     signature = "    def generate(self, idx, max_new_tokens):\n"
-    slow = "        import time\n\n        time.sleep(0.02 * max_new_tokens)\n"
+    slow = "        import time\n\n        time.sleep(0.004 * max_new_tokens)\n"
     done = measured(spoilt(migrated(), signature, signature + slow))
     assert isinstance(done.speed, Speed)
     assert any(v.level == "worse" and v.text.startswith("generation") for v in done.speed.verdicts)
