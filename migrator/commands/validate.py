@@ -15,7 +15,7 @@ _WORSE = 3
 @click.argument("migrated", type=click.Path(path_type=Path), required=False)
 @click.option("--model", default="", metavar="CLASS", help="The class to measure; without it, one is looked for.")
 @click.option("--build", default="", metavar="CALL", help="How it is built: 'Model(vocab=11, dim=16)'.")
-@click.option("--seconds", type=click.FloatRange(min=1), default=150.0, show_default=True, metavar="S",
+@click.option("--seconds", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="S",
               help="For all measurements together; more seconds make more of them.")  # fmt: skip
 @click.option("--format", "format_", type=click.Choice(["json"]), default="json", show_default=True,
               help="How to report.")  # fmt: skip

@@ -116,7 +116,7 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
          help="Work on N files at a time; 0 for as many as there are processors.")  # fmt: skip
 @_option(RUN, "--allow-dirty", is_flag=True, help="Write files with changes that are not committed in git, too.")
 @_option(RUN, "--no-cache", is_flag=True, help="With --check: look again at files that have not changed.")
-@_option(RUN, "--seconds", type=click.FloatRange(min=1), default=150.0, show_default=True, metavar="S",
+@_option(RUN, "--seconds", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="S",
          help="With --phase 4: for the measurements of one file.")  # fmt: skip
 @_option(OUTPUT, "--format", type=click.Choice(FORMATS), default="text", show_default=True,
          help="For people, for programs, for code scanning, or as annotations of a GitHub workflow.")  # fmt: skip

@@ -23,7 +23,7 @@ class Options:
     verify: bool = True
     keep_failed: bool = False
     timeout: float = 120.0
-    seconds: float = 150.0
+    seconds: float = 120.0
     format: str = "text"
     quiet: bool = False
     verbose: bool = False

@@ -14,6 +14,7 @@ from migrator import __version__
 from migrator.prove.nursery import Nursery
 from migrator.prove.remote import BoxError, OutOfTime
 from migrator.validate import attention, gradients, memory, quality, speed
+from migrator.validate.promised import promised
 from migrator.validate.request import Request
 from migrator.validate.result import Environment, Unmeasured, Validation
 from migrator.validate.subject import Budget, CannotMeasure, Subject, find
@@ -34,18 +35,23 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
     deadline = began + request.seconds + _FINDING
     subject = find(request, nursery, deadline, progress)
     sections = _Sections(subject, request, progress)
+    gradients_ = sections.measured("gradients", gradients.measure)
+    attention_ = sections.measured("attention", attention.measure)
+    memory_ = sections.measured("memory", memory.measure)
+    speed_ = sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers))
+    quality_ = sections.measured("quality", quality.measure)
     return Validation(
         legacy=str(request.legacy.path),
         migrated=str(request.migrated.path),
         subject=subject.described,
         environment=_environment(),
-        gradients=sections.measured("gradients", gradients.measure),
-        attention=sections.measured("attention", attention.measure),
-        memory=sections.measured("memory", memory.measure),
-        speed=sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers)),
-        quality=sections.measured("quality", quality.measure),
+        gradients=gradients_,
+        attention=attention_,
+        memory=memory_,
+        speed=speed_,
+        quality=quality_,
         scaling=Unmeasured("asked for by --nproc"),
-        promised=(),
+        promised=promised(gradients_, memory_, speed_, quality_),
         notes=(),
         seconds=time.monotonic() - began,
     )

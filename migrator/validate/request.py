@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 150.0  # for all sections together, on two slow cores
+SECONDS = 120.0  # for all sections together, on two slow cores
 
 
 @dataclass(frozen=True)
