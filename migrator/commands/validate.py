@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from migrator.validate.request import SECTIONS
+
+if TYPE_CHECKING:
+    from migrator.validate import Validation
 
 _WORSE = 3
 
@@ -17,11 +24,16 @@ _WORSE = 3
 @click.option("--build", default="", metavar="CALL", help="How it is built: 'Model(vocab=11, dim=16)'.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="S",
               help="For all measurements together; more seconds make more of them.")  # fmt: skip
-@click.option("--format", "format_", type=click.Choice(["json"]), default="json", show_default=True,
-              help="How to report.")  # fmt: skip
+@click.option("--only", multiple=True, type=click.Choice(SECTIONS), metavar="SECTION",
+              help=f"Measure only this; repeatable: {', '.join(SECTIONS)}.")  # fmt: skip
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one page of HTML.")
+@click.option("--json", "json_", type=click.Path(path_type=Path), metavar="FILE", help="Write it as JSON.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True,
+              help="How to report on standard output.")  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 def command(
-    legacy: Path, migrated: Path | None, model: str, build: str, seconds: float, format_: str, debug: bool
+    legacy: Path, migrated: Path | None, model: str, build: str, seconds: float, only: tuple[str, ...],
+    html: Path | None, json_: Path | None, format_: str, debug: bool,
 ) -> int:  # fmt: skip
     """Measure a legacy file and its migrated form side by side: gradients, attention, memory, speed, quality.
 
@@ -35,9 +47,39 @@ def command(
 
     if build and not model:
         raise click.UsageError("--build needs --model, the class that it builds")
-    old, new = texts(legacy, migrated)
+    if html is not None:
+        from migrator.report.html import check_installed
+
+        check_installed()
+    old, new, outcomes = texts(legacy, migrated)
     with watching("measuring") as show:
-        request = Request(old, new, model, build, samplers(old), seconds)
-        done = validate(request, show)
-    click.echo(json.dumps(done.to_json(), indent=2))
+        done = validate(Request(old, new, model, build, samplers(old), seconds, only), show)
+    if html is not None:
+        from migrator.report.html import render as page
+        from migrator.report.hunks import hunks
+
+        _write(html, page(done, hunks(old.text, new.text, outcomes)))
+    if json_ is not None:
+        _write(json_, json.dumps(done.to_json(), indent=2) + "\n")
+    _print(done, format_)
     return _WORSE if done.worse else 0
+
+
+def _write(path: Path, text: str) -> None:
+    from migrator.errors import MigrateError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        cause = f"the report cannot be written ({error.strerror})"
+        raise MigrateError("not-written", cause, "name another file", path=path) from error
+
+
+def _print(done: Validation, format_: str) -> None:
+    if format_ == "json":
+        click.echo(json.dumps(done.to_json(), indent=2))
+        return
+    from migrator.report.page import width_of
+    from migrator.report.validation import render
+
+    render(done, width_of(sys.stdout)).print(sys.stdout)

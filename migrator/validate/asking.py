@@ -10,25 +10,29 @@ from migrator.config import nearest
 from migrator.errors import MigrateError
 from migrator.read import source
 from migrator.rewrite import engine
+from migrator.rewrite.plan import Outcome
 from migrator.validate.request import Text
 
 
-def texts(legacy: Path, migrated: Path | None) -> tuple[Text, Text]:
-    """Both texts; without a migrated file, what a migration up to the last phase would make of the legacy one.
+def texts(legacy: Path, migrated: Path | None) -> tuple[Text, Text, tuple[Outcome, ...]]:
+    """Both texts, and what is known of why they differ.
+
+    Without a migrated file, it is what a migration up to the last phase would make of the legacy one.
 
     Raises:
         MigrateError: a file cannot be read or is no Python, or the two do not differ.
     """
     old = _text(legacy)
+    plan = engine.plan(old.path, old.text, phase=max(Phase))
     if migrated is not None:
         new = _text(migrated)
         remedy = "name the legacy file first and the migrated one second"
     else:
-        new = replace(old, text=engine.plan(old.path, old.text, phase=max(Phase)).text)
+        new = replace(old, text=plan.text)
         remedy = "name the migrated file too, or its legacy form first"
     if old.text == new.text:
         raise MigrateError("nothing-to-compare", "the two texts are the same", remedy, path=legacy)
-    return old, new
+    return old, new, plan.outcomes
 
 
 def _text(path: Path) -> Text:

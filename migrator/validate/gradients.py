@@ -84,17 +84,31 @@ def _apart(flow: list[float]) -> bool:
 
 
 def _verdicts(rows: list[GradientRow]) -> Iterator[Verdict]:
-    for old, new in zip(rows[::2], rows[1::2], strict=True):
-        where = f"{new.depth} blocks, after {new.steps} steps"
-        yield from _of_parameters(old, new)
-        for what, before, after in (
-            ("not finite", old.nonfinite, new.nonfinite),
-            (f"more than {_APART:g} times apart between blocks", old.exploding, new.exploding),
-        ):
-            if before != after:
-                level = "worse" if after > before else "better"
-                yield Verdict(level, f"gradients {what} in {after} of {new.seeds} seeds, {before} before ({where})")  # type: ignore[arg-type]
-        yield _of_ratio(old, new, where)
+    """Of what is as before at every depth, one line is enough."""
+    pairs = list(zip(rows[::2], rows[1::2], strict=True))
+    found = [verdict for old, new in pairs for verdict in _of_pair(old, new)]
+    yield from found
+    if not found:
+        ratios = [
+            f"{new.ratio:.2f} ({old.ratio:.2f} before) with {new.depth} blocks" for old, new in pairs[-len(_TIMES) :]
+        ]
+        steps = rows[-1].steps
+        yield Verdict(
+            "same", f"as even over depth as before: first block / last {', '.join(ratios)}, after {steps} steps"
+        )
+
+
+def _of_pair(old: GradientRow, new: GradientRow) -> Iterator[Verdict]:
+    where = f"{new.depth} blocks, after {new.steps} steps"
+    yield from _of_parameters(old, new)
+    for what, before, after in (
+        ("not finite", old.nonfinite, new.nonfinite),
+        (f"more than {_APART:g} times apart between blocks", old.exploding, new.exploding),
+    ):
+        if before != after:
+            words = f"gradients {what} in {after} of {new.seeds} seeds, {before} before ({where})"
+            yield Verdict("worse" if after > before else "better", words)
+    yield from _of_ratio(old, new, where)
 
 
 def _of_parameters(old: GradientRow, new: GradientRow) -> Iterator[Verdict]:
@@ -106,11 +120,10 @@ def _of_parameters(old: GradientRow, new: GradientRow) -> Iterator[Verdict]:
         yield Verdict("worse", f"no gradient reaches {', '.join(lost[:4])}{' and others' if len(lost) > 4 else ''}")
 
 
-def _of_ratio(old: GradientRow, new: GradientRow, where: str) -> Verdict:
+def _of_ratio(old: GradientRow, new: GradientRow, where: str) -> Iterator[Verdict]:
     before, after = (abs(math.log(row.ratio)) if 0 < row.ratio < math.inf else math.inf for row in (old, new))
-    said = f"first block / last block {new.ratio:.2f}, {old.ratio:.2f} before ({where})"
+    said = f"first block / last {new.ratio:.2f}, {old.ratio:.2f} before ({where})"
     if after > before + math.log(_CLEARLY):
-        return Verdict("worse", f"gradients are less even over depth: {said}")
-    if before > after + math.log(_CLEARLY):
-        return Verdict("better", f"gradients are more even over depth: {said}")
-    return Verdict("same", f"gradients are about as even over depth: {said}")
+        yield Verdict("worse", f"gradients are less even over depth: {said}")
+    elif before > after + math.log(_CLEARLY):
+        yield Verdict("better", f"gradients are more even over depth: {said}")

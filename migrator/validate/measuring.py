@@ -71,7 +71,12 @@ class _Sections:
         share = self.shares[name] / sum(self.shares.values())
         del self.shares[name]
         began = time.monotonic()
-        budget = Budget(began + self.left * share, lambda doing: self.progress(f"{name}: {doing}"))
+        end = began + self.left
+
+        def said(doing: str) -> None:
+            self.progress(f"{name}: {doing} (about {max(end - time.monotonic(), 0):.0f} s left)")
+
+        budget = Budget(began + self.left * share, said)
         try:
             return section(self.subject, budget)
         except (CannotMeasure, BoxError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+SECTIONS = ("gradients", "attention", "memory", "speed", "quality")
 SECONDS = 120.0  # for all sections together, on two slow cores
 
 

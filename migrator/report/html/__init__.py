@@ -40,15 +40,17 @@ def render(validation: Validation, hunks: Sequence[Hunk] = (), proof: Verificati
     import jinja2
     from markupsafe import Markup
 
-    from migrator.report.html import figures, words
+    from migrator.report import figures as words
+    from migrator.report.html import pictures
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters.update(words.FILTERS)
+    named = (words.number, words.size, words.duration, words.spread, words.time_spread)
+    environment.filters.update({function.__name__: function for function in named})
     template = environment.get_template("page.html.j2")
     return template.render(
         v=validation, hunks=hunks, proof=proof, style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        figures={name: [(Markup(svg), text) for svg, text in found] for name, found in figures.of(validation).items()},
+        figures={name: [(Markup(svg), text) for svg, text in found] for name, found in pictures.of(validation).items()},
     )  # fmt: skip

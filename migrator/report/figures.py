@@ -1,10 +1,9 @@
-"""How figures are written in the page."""
+"""How the figures of a validation are written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from migrator.validate.result import Spread
 
@@ -37,8 +36,3 @@ def spread(value: Spread, say: Callable[[float], str] = number) -> str:
 
 def time_spread(value: Spread) -> str:
     return spread(value, duration)
-
-
-FILTERS: dict[str, Callable[..., Any]] = {
-    "number": number, "size": size, "duration": duration, "spread": spread, "time_spread": time_spread,
-}  # fmt: skip
