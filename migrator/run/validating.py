@@ -21,7 +21,8 @@ def measure(options: Options, files: Sequence[FileResult]) -> None:
             assert file.texts is not None
             path = file.path.resolve()
             probes = nearest(path).probes
-            old, new = (Text(path, text.replace("\r\n", "\n"), probes) for text in file.texts)
+            texts = zip(file.texts, (f"{file.path} as it was", f"{file.path} as it is"), strict=True)
+            old, new = (Text(path, text.replace("\r\n", "\n"), probes, name) for text, name in texts)
             request = Request(old, new, samplers=samplers(old), seconds=options.seconds)
             try:
                 file.validation = validate(request, show)

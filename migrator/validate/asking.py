@@ -28,7 +28,7 @@ def texts(legacy: Path, migrated: Path | None) -> tuple[Text, Text, tuple[Outcom
         new = _text(migrated)
         remedy = "name the legacy file first and the migrated one second"
     else:
-        new = replace(old, text=plan.text)
+        new = replace(old, text=plan.text, name=f"{legacy} after --phase {Phase.ACCELERATION.value}")
         remedy = "name the migrated file too, or its legacy form first"
     if old.text == new.text:
         raise MigrateError("nothing-to-compare", "the two texts are the same", remedy, path=legacy)
@@ -38,7 +38,7 @@ def texts(legacy: Path, migrated: Path | None) -> tuple[Text, Text, tuple[Outcom
 def _text(path: Path) -> Text:
     read = source.read(path)
     source.parse(path, read.text)
-    return Text(read.target.resolve(), read.text, nearest(read.target).probes)
+    return Text(read.target.resolve(), read.text, nearest(read.target).probes, str(path))
 
 
 def samplers(legacy: Text) -> tuple[str, ...]:

@@ -41,8 +41,8 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
     speed_ = sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers))
     quality_ = sections.measured("quality", quality.measure)
     return Validation(
-        legacy=str(request.legacy.path),
-        migrated=str(request.migrated.path),
+        legacy=request.legacy.title,
+        migrated=request.migrated.title,
         subject=subject.described,
         environment=_environment(),
         gradients=gradients_,

@@ -11,11 +11,16 @@ SECONDS = 120.0  # for all sections together, on two slow cores
 
 @dataclass(frozen=True)
 class Text:
-    """One of the two texts: where it would stand, and the probes that its project configures."""
+    """One of the two texts: where it would stand, the probes that its project configures, and what to call it."""
 
     path: Path
     text: str
     probes: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.name or str(self.path)
 
 
 @dataclass(frozen=True)

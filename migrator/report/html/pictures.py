@@ -68,7 +68,9 @@ def _axes(columns: int = 1, width: float = 7.2, height: float = 2.7) -> tuple[Fi
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="best", handlelength=1.2)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.25 if axes.get_yscale() == "log" else high + 0.2 * (high - low))
+    axes.legend(loc="best", handlelength=1.2, fontsize=8)
 
 
 def _gradients(section: Gradients) -> Iterator[Picture]:
