@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def _texts(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _whole(value: Any) -> bool:
@@ -35,6 +35,10 @@ def _switches(value: Any) -> bool:
 
 def _expressions(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_text, value.values()))
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_number, value.values()))
 
 
 # Every key, what it has to be, and how to say that.
@@ -50,9 +54,44 @@ _KEYS: Mapping[str, tuple[Check, str]] = {
     "jobs": (_whole, "a number of processes, as in jobs = 4"),
     "runtime-name": (_text, 'the name of a module, as in runtime-name = "modern"'),
     "codemods": (_switches, "a table of switches, as in swiglu = false"),
+    "tolerances": (_numbers, "a table of numbers above 0, as in float32 = 1e-4"),
     "probe": (_expressions, 'a table from class names to expressions, as in Model = "Model(vocab=11, dim=16)"'),
 }
 _OF_THE_COMMAND_LINE = ("positions", "feed-forward", "timeout", "jobs", "only", "runtime-name")
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far numbers may be apart in a proof.
+
+    Args:
+        float64, float32: outputs, gradients and losses in that precision, relative to the largest entry of a tensor.
+        invariants: outputs that have to stay, such as those before a token that changes, absolutely.
+        initial_scale: initial values from what they should be scaled to, relative.
+        gradcheck: gradients from central differences, relative.
+        gradient_ratio: by which factor the gradients of the first block may change against those of the last.
+    """
+
+    float64: float = 1e-10
+    float32: float = 1e-5
+    invariants: float = 1e-9
+    initial_scale: float = 1e-6
+    gradcheck: float = 1e-5
+    gradient_ratio: float = 10.0
+
+    @classmethod
+    def names(cls) -> dict[str, str]:
+        """Key of the configuration: attribute."""
+        return {name.replace("_", "-"): name for name in cls.__dataclass_fields__}
+
+    def changes(self) -> Iterator[str]:
+        """What is not as usual, for the report."""
+        usual = asdict(Tolerances())
+        for name, value in asdict(self).items():
+            if value != usual[name]:
+                how = "LOOSER" if value > usual[name] else "stricter"
+                key = name.replace("_", "-")
+                yield f"{how} than usual: pyproject.toml has {key} = {value:g}, and the usual is {usual[name]:g}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +128,11 @@ class Config:
     def probes(self) -> tuple[tuple[str, str], ...]:
         """(class, expression that builds it)."""
         return tuple(sorted(self.table.get("probe", {}).items()))
+
+    @property
+    def tolerances(self) -> Tolerances:
+        names = Tolerances.names()
+        return Tolerances(**{names[key]: float(value) for key, value in self.table.get("tolerances", {}).items()})
 
     def defaults(self) -> dict[str, Any]:
         """Values for the options that the command line leaves out, by parameter name."""
@@ -127,12 +171,19 @@ def _table(file: Path) -> dict[str, Any]:
 
 
 def _check(file: Path, key: str, value: Any) -> None:
-    if key not in _KEYS:
-        import difflib
-
-        near = difflib.get_close_matches(key, _KEYS, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_KEYS)}"
-        raise MigrateError("config", f"[tool.migrate] has no key {key!r}", remedy, path=file)
+    _check_known(file, "tool.migrate", key, _KEYS)
     fits, kind = _KEYS[key]
     if not fits(value):
         raise MigrateError("config", f"{key} in [tool.migrate] is {value!r}", f"make it {kind}", path=file)
+    if key == "tolerances":
+        for name in value:
+            _check_known(file, "tool.migrate.tolerances", name, Tolerances.names())
+
+
+def _check_known(file: Path, table: str, key: str, known: Collection[str]) -> None:
+    if key not in known:
+        import difflib
+
+        near = difflib.get_close_matches(key, known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+        raise MigrateError("config", f"[{table}] has no key {key!r}", remedy, path=file)

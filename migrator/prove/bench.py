@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from migrator.codemod import Claim, Part
+from migrator.config import Tolerances
+from migrator.prove.comparing import Scale
 from migrator.prove.ledger import Ledger
 from migrator.prove.nursery import Nursery
 from migrator.prove.probe import Case, Probes
@@ -32,8 +34,17 @@ class Bench:
     probes: Probes = field(default_factory=Probes)
     definitions_only: bool = False
     left_out: int = 0
+    tolerances: Tolerances = Tolerances()
     known: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _boxes: dict[str, Box] = field(default_factory=dict)
+
+    @property
+    def float64(self) -> Scale:
+        return Scale(self.tolerances.float64, 1e-4)
+
+    @property
+    def float32(self) -> Scale:
+        return Scale(self.tolerances.float32, 1.0)
 
     def tick(self, doing: str) -> None:
         """Say what comes next, unless the time is over."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from migrator.codemod import Checkpointing
 from migrator.prove.bench import Bench
-from migrator.prove.comparing import FLOAT64, compare
+from migrator.prove.comparing import Scale, compare
 from migrator.prove.ledger import Tally
 from migrator.prove.probe import Case
 from migrator.prove.protocol import dtype_name
@@ -34,7 +34,7 @@ def check_checkpointing(bench: Bench, stage: Stage, ability: Checkpointing) -> N
     bench.tick(f"{symbol}: gradient checkpointing")
     box = bench.box("the migrated code", stage.after)
     switched = [name for claim in stage.claims for name, _ in claim.bases]
-    with bench.ledger.tally("checkpointing", symbol, FLOAT64.limit) as tally:
+    with bench.ledger.tally("checkpointing", symbol, bench.float64.limit) as tally:
         for case in bench.probes.of([symbol, *switched], ("root", "inner", "dropout"))[:_CASES]:
             _check_case(bench, box, case, ability, tally)
         tally.words = "each block runs twice, with the same random numbers, outputs and gradients; off in eval"
@@ -47,7 +47,7 @@ def _check_case(bench: Bench, box: Box, case: Case, ability: Checkpointing, tall
         blocks = _blocks(model, ability)
         if not blocks:
             return
-        _Trial(tally, model, case.largest, blocks).all()
+        _Trial(tally, model, case.largest, blocks, bench.float64).all()
     except BoxError as error:
         tally.fail(f"it fails with gradient checkpointing: {error}")
 
@@ -72,6 +72,7 @@ class _Trial:
     model: Model
     run: Run
     blocks: Sequence[str]
+    scale: Scale
 
     def all(self) -> None:
         plain, on = self.ask(()), self.ask(_ON)
@@ -80,7 +81,7 @@ class _Trial:
             self.tally.fail("it uses re-entrant checkpointing, which loses gradients of inputs that need none")
         self.counted(plain, 1, f"{where}, switched off")
         self.counted(on, 2, where)
-        compare(self.tally, plain.ran, on.ran, FLOAT64, f"{where}, with and without checkpointing")
+        compare(self.tally, plain.ran, on.ran, self.scale, f"{where}, with and without checkpointing")
         self.counted(self.ask(_OFF_AGAIN), 1, f"{where}, switched off again")
         self.counted(self.ask(_ON, train=False), 1, f"{self.run.words}, eval")
         self.counted(self.ask(_ON, grads=False), 1, f"{where}, without gradients")

@@ -25,10 +25,6 @@ class Scale:
     floor: float
 
 
-FLOAT64 = Scale(1e-10, 1e-4)
-FLOAT32 = Scale(1e-5, 1.0)
-
-
 def compare(
     tally: Tally,
     before: Ran,

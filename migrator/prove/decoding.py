@@ -11,7 +11,7 @@ from torch import Tensor
 from migrator.codemod import CachedDecoding
 from migrator.prove.bench import Bench
 from migrator.prove.codec import renumbered, shape_of
-from migrator.prove.comparing import FLOAT64, relative, spelled
+from migrator.prove.comparing import relative, spelled
 from migrator.prove.ledger import Tally
 from migrator.prove.parity import Pair, loaded_pairs
 from migrator.prove.probe import Case, with_method
@@ -52,7 +52,7 @@ def check_decoding(bench: Bench, stage: Stage, ability: CachedDecoding) -> None:
     index = FileIndex(stage.before)
     switch = any(name == ability.owner for claim in stage.claims for name, _ in claim.bases)
     work = Tally()
-    with bench.ledger.tally("cached decoding", symbol, FLOAT64.limit) as tally:
+    with bench.ledger.tally("cached decoding", symbol, bench.float64.limit) as tally:
         for case in bench.probes.of([ability.owner], _KINDS)[:_CASES]:
             case = with_method(index, bench.scratch(stage.before), case, ability.method)
             # A variation that an earlier stage gave up is none that has to run.

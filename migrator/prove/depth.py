@@ -18,7 +18,6 @@ from migrator.prove.remote import BoxError, Model
 from migrator.rewrite.plan import Stage
 
 _STD = 0.02
-_ROUNDING = 1e-6  # one multiplication in float32
 _APPLY_SEED = 5
 
 
@@ -34,9 +33,9 @@ class _Models:
 
 def check_depth_init(bench: Bench, stage: Stage, cases: Sequence[Case], part: DepthInitPart) -> None:
     with (
-        bench.ledger.tally("scale after apply()", part.owner, _ROUNDING) as survives,
+        bench.ledger.tally("scale after apply()", part.owner, bench.tolerances.initial_scale) as survives,
         bench.ledger.tally("other initial values", part.owner) as others,
-        bench.ledger.tally("initial scale", part.owner, _ROUNDING) as scale,
+        bench.ledger.tally("initial scale", part.owner, bench.tolerances.initial_scale) as scale,
     ):
         for case in cases:
             if case.symbol != part.owner and case.kind != "root":

@@ -12,7 +12,7 @@ from torch import Tensor
 from migrator.codemod import CachedGeneration
 from migrator.prove.bench import Bench
 from migrator.prove.codec import shape_of
-from migrator.prove.comparing import FLOAT32, FLOAT64, relative, spelled
+from migrator.prove.comparing import relative, spelled
 from migrator.prove.ledger import Tally
 from migrator.prove.parity import Pair, loaded_pairs
 from migrator.prove.protocol import dtype_name
@@ -83,7 +83,7 @@ def check_generation(bench: Bench, stage: Stage, ability: CachedGeneration) -> N
     owner = ability.function.rpartition(".")[0]
     pairs = list(_models(bench, before, after, [owner] if owner else [*bench.probes.roots, *bench.probes.cases]))
     function = Function.of(FileIndex(stage.before), ability.function, [] if owner else [pair.case for pair in pairs])
-    limit = (FLOAT64 if pairs else FLOAT32).limit  # models that the file itself makes are as they are
+    limit = (bench.float64 if pairs else bench.float32).limit  # models that the file itself makes are as they are
     old, new = _Side(before, [pair.before for pair in pairs]), _Side(after, [pair.after for pair in pairs])
     with bench.ledger.tally("generation", ability.function, limit) as tally:
         if function is None:

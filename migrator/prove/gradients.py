@@ -14,8 +14,7 @@ from migrator.prove.probe import Case
 from migrator.prove.remote import BoxError, Model, Ran, Run
 from migrator.rewrite.plan import Stage
 
-_BY_DEPTH = 10.0
-_STEPS, _TOLERANCE = (1e-5, 1e-6, 1e-7), 1e-5
+_STEPS = (1e-5, 1e-6, 1e-7)
 
 
 def check_gradients(bench: Bench, stage: Stage, cases: Sequence[Case]) -> None:
@@ -36,7 +35,7 @@ def check_gradients(bench: Bench, stage: Stage, cases: Sequence[Case]) -> None:
 
 
 def _sets_and_sizes(bench: Bench, symbol: str, pairs: Sequence[Twins]) -> None:
-    with bench.ledger.tally("gradients", symbol, _BY_DEPTH) as tally:
+    with bench.ledger.tally("gradients", symbol, bench.tolerances.gradient_ratio) as tally:
         for pair in pairs:
             try:
                 old = pair.before.run(pair.case.largest, train=True)
@@ -109,7 +108,7 @@ def _norm(found: Ran, prefix: str) -> float:
 
 def _derivative(bench: Bench, symbol: str, pairs: Sequence[Twins]) -> None:
     """Gradients against central differences along a random direction of all parameters, in float64."""
-    with bench.ledger.tally("gradcheck", symbol, _TOLERANCE) as tally:
+    with bench.ledger.tally("gradcheck", symbol, bench.tolerances.gradcheck) as tally:
         for pair in pairs:
             run = min(
                 (r for r in pair.case.runs if r.method == "forward"),
@@ -117,7 +116,7 @@ def _derivative(bench: Bench, symbol: str, pairs: Sequence[Twins]) -> None:
                 default=pair.case.runs[0],
             )
             try:
-                figure = _closest(pair.after, run)
+                figure = _closest(pair.after, run, bench.tolerances.gradcheck)
             except BoxError as error:
                 tally.cannot(str(error))
                 continue
@@ -133,12 +132,12 @@ def _suited(run: Run) -> int:
     return run.size[0] * run.size[1] if run.size[1] > 2 else 10_000
 
 
-def _closest(model: Model, run: Run) -> float | None:
+def _closest(model: Model, run: Run, near: float) -> float | None:
     """The best of some steps: a step over a kink, as of a ReLU, is off; a wrong gradient is off with every step."""
     best: float | None = None
     for step in _STEPS:
         figure = _central(model, run, step)
-        if figure is None or figure <= _TOLERANCE:
+        if figure is None or figure <= near:
             return figure
         best = figure if best is None else min(best, figure)
     return best

@@ -14,10 +14,9 @@ from migrator.prove.remote import BoxError, Model, Ran, Run, both, ran
 from migrator.prove.states import matched, renaming
 from migrator.rewrite.plan import Stage
 
-_SAME = 1e-9
 _DIFFERENT = 1e-7
 
-Holds = Callable[[Model, Run], bool | None]
+Holds = Callable[[Model, Run, float], bool | None]
 
 
 def check_invariants(bench: Bench, stage: Stage, cases: Sequence[Case]) -> None:
@@ -97,7 +96,7 @@ def _known(bench: Bench, name: str, holds: Holds, model: Model, case: Case, run:
     key = (model.box.key, name, case.symbol, repr(case.build), case.path, run.method)
     if key not in bench.known:
         try:
-            bench.known[key] = bool(holds(model, run))
+            bench.known[key] = bool(holds(model, run, bench.tolerances.invariants))
         except BoxError:
             bench.known[key] = False
     return bench.known[key]
@@ -172,7 +171,7 @@ def _run(model: Model, run: Run, **options: int) -> Ran:
 # --- invariants ---------------------------------------------------------------------------------------------------
 
 
-def causality(model: Model, run: Run) -> bool | None:
+def causality(model: Model, run: Run, same: float) -> bool | None:
     """Other content at later positions leaves the outputs of earlier ones alone."""
     length = run.size[1]
     cut = length // 2
@@ -183,10 +182,10 @@ def causality(model: Model, run: Run) -> bool | None:
     old, new = (_per_position(_run(model, r), run) for r in (run, run.with_tensors(later)))
     if not old or max(_apart(a[:, cut:], b[:, cut:]) for a, b in zip(old, new, strict=True)) < _DIFFERENT:
         return None
-    return all(_apart(a[:, :cut], b[:, :cut]) < _SAME for a, b in zip(old, new, strict=True))
+    return all(_apart(a[:, :cut], b[:, :cut]) < same for a, b in zip(old, new, strict=True))
 
 
-def batch_independence(model: Model, run: Run) -> bool | None:
+def batch_independence(model: Model, run: Run, same: float) -> bool | None:
     """Other content in other rows of the batch leaves the outputs of the first row alone."""
     axes = [_batch_axis(tensor, run) for tensor in run.tensors]
     if all(axis is None for axis in axes):
@@ -198,7 +197,7 @@ def batch_independence(model: Model, run: Run) -> bool | None:
     old, new = (_by_row(_run(model, r), run) for r in (run, run.with_tensors(other)))
     if not old:
         return None
-    return all(_apart(a[0], b[0]) < _SAME for a, b in zip(old, new, strict=True))
+    return all(_apart(a[0], b[0]) < same for a, b in zip(old, new, strict=True))
 
 
 def _by_row(found: Ran, run: Run) -> list[Tensor]:
@@ -208,13 +207,13 @@ def _by_row(found: Ran, run: Run) -> list[Tensor]:
     return per_position or rest
 
 
-def eval_determinism(model: Model, run: Run) -> bool | None:
+def eval_determinism(model: Model, run: Run, same: float) -> bool | None:
     """Two calls in eval mode give the same, whatever the seed."""
     first, second = (model.run(run, grads=False, seed=seed, dropout=True) for seed in (1, 2))
     return all(torch.equal(a, b) for a, b in zip(first.outputs, second.outputs, strict=True))
 
 
-def position_sensitivity(model: Model, run: Run) -> bool | None:
+def position_sensitivity(model: Model, run: Run, same: float) -> bool | None:
     """Another order of the same inputs gives more than another order of the same outputs."""
     order = torch.randperm(run.size[1], generator=torch.Generator().manual_seed(1))
     axes = [_time_axis(tensor, run) for tensor in run.tensors]
@@ -227,7 +226,7 @@ def position_sensitivity(model: Model, run: Run) -> bool | None:
     return any(_apart(a[:, order], b) > _DIFFERENT for a, b in zip(old, new, strict=True))
 
 
-def absolute_position(model: Model, run: Run) -> bool | None:
+def absolute_position(model: Model, run: Run, same: float) -> bool | None:
     """The same input at every position gives different outputs."""
     axes = [_time_axis(tensor, run) for tensor in run.tensors]
     if all(axis is None for axis in axes):

@@ -19,7 +19,7 @@ from migrator.codemod import (
     SwiGLUPart,
 )
 from migrator.prove.bench import Bench, parts_of
-from migrator.prove.comparing import FLOAT64, compare
+from migrator.prove.comparing import Scale, compare
 from migrator.prove.ledger import Ledger, Tally
 from migrator.prove.probe import Case
 from migrator.prove.remote import Box, BoxError, Model, Run, both, ran
@@ -56,6 +56,7 @@ class Twins:
     after: Model
     states: Matched
     rename: Callable[[str], str]
+    scale: Scale
 
 
 def twins(bench: Bench, first: Box, second: Box, case: Case, claims: Sequence[Claim]) -> Twins:
@@ -66,7 +67,7 @@ def twins(bench: Bench, first: Box, second: Box, case: Case, claims: Sequence[Cl
     states = matched(before, after, rename)
     before.load(states.before)
     after.load(states.after)
-    return Twins(case, before, after, states, rename)
+    return Twins(case, before, after, states, rename, bench.float64)
 
 
 def check_isolation(bench: Bench, stage: Stage, cases: Sequence[Case]) -> None:
@@ -86,7 +87,7 @@ def check_isolation(bench: Bench, stage: Stage, cases: Sequence[Case]) -> None:
         return
     for symbol in dict.fromkeys(case.symbol for case in cases):
         bench.tick(f"{symbol}: isolation")
-        with bench.ledger.tally("isolation", symbol, FLOAT64.limit) as tally:
+        with bench.ledger.tally("isolation", symbol, bench.float64.limit) as tally:
             for case in (case for case in cases if case.symbol == symbol):
                 isolated(bench, tally, before, after, case, stage)
             tally.words = f"all else is equal: {tally.count} comparisons of outputs and gradients"
@@ -124,7 +125,7 @@ def same_run(tally: Tally, pair: Twins, run: Run, where: str, *, train: bool) ->
     elif not old.finite:
         tally.cannot(f"the code before the change gives no finite number ({where})")
     else:
-        compare(tally, old, new, FLOAT64, where, pair.rename)
+        compare(tally, old, new, pair.scale, where, pair.rename)
 
 
 def unexpected(pair: Twins, claims: Sequence[Claim]) -> str | None:

@@ -20,7 +20,8 @@ from migrator.rewrite.plan import Plan, Stage
 def verify(plan: Plan, nursery: Nursery, deadline: float, progress: Callable[[str], None]) -> Verification:
     """The verdict on a plan, at the deadline at the latest."""
     began = time.monotonic()
-    bench = Bench(nursery, plan.path.resolve(), deadline, progress)
+    bench = Bench(nursery, plan.path.resolve(), deadline, progress, tolerances=plan.tolerances)
+    bench.ledger.notes.extend(plan.tolerances.changes())
     tensors: tuple[TensorRow, ...] = ()
     counts: tuple[tuple[str, int, int], ...] = ()
     try:

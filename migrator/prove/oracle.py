@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from migrator.codemod import AlibiPart, DepthInitPart, MovedNormPart, NormPart, Part, RotaryPart, SwiGLUPart
 from migrator.prove.bench import Bench, parts_of
-from migrator.prove.comparing import FLOAT64, relative
+from migrator.prove.comparing import relative
 from migrator.prove.depth import check_depth_init
 from migrator.prove.isolation import off_text, same_run, twins
 from migrator.prove.ledger import Tally
@@ -55,7 +55,7 @@ def check_positions(bench: Bench, stage: Stage, cases: Sequence[Case], parts: Se
     for symbol in dict.fromkeys(case.symbol for case in cases):
         bench.tick(f"{symbol}: {name}")
         calls = first.call("calls")[0]["calls"]
-        with bench.ledger.tally(name, symbol, FLOAT64.limit) as tally:
+        with bench.ledger.tally(name, symbol, bench.float64.limit) as tally:
             for case in (case for case in cases if case.symbol == symbol):
                 try:
                     pair = twins(bench, first, second, case, stage.claims)
@@ -83,7 +83,7 @@ def _positions_said(parts: Sequence[Part]) -> str:
 def check_norm(bench: Bench, stage: Stage, cases: Sequence[Case], part: NormPart) -> None:
     first = bench.box("the reference", off_text(stage))
     second = bench.box("the migrated code", stage.after)
-    with bench.ledger.tally("norm reference", part.owner, FLOAT64.limit) as tally:
+    with bench.ledger.tally("norm reference", part.owner, bench.float64.limit) as tally:
         for case in _holding(cases, part.owner):
             try:
                 pair = twins(bench, first, second, case, stage.claims)
@@ -153,7 +153,7 @@ def _effect(
 def check_moved_norms(bench: Bench, stage: Stage, cases: Sequence[Case], owner: str, names: Sequence[str]) -> None:
     """Pre-norm: with norms that give zero, a change of the input reaches the output, and each norm, unchanged."""
     box = bench.box("the migrated code", stage.after)
-    with bench.ledger.tally("pre-norm reference", owner, FLOAT64.limit) as tally:
+    with bench.ledger.tally("pre-norm reference", owner, bench.float64.limit) as tally:
         for case in (case for case in cases if case.symbol == owner):
             try:
                 model = bench.model(box, case)
@@ -195,7 +195,7 @@ def _raw_residual(tally: Tally, model: Model, case: Case, paths: list[str]) -> N
 def check_swiglu(bench: Bench, stage: Stage, cases: Sequence[Case], part: SwiGLUPart) -> None:
     """down's input is silu(gate's output) * up's output, and gate and up see the same input."""
     box = bench.box("the migrated code", stage.after)
-    with bench.ledger.tally("SwiGLU reference", part.owner, FLOAT64.limit) as tally:
+    with bench.ledger.tally("SwiGLU reference", part.owner, bench.float64.limit) as tally:
         for case in _holding(cases, part.owner):
             try:
                 model = bench.model(box, case)

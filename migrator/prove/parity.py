@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from migrator.prove.bench import Bench
-from migrator.prove.comparing import FLOAT32, FLOAT64, Scale, compare, form_problem, relative
+from migrator.prove.comparing import Scale, compare, form_problem, relative
 from migrator.prove.inputs import random_mask
 from migrator.prove.ledger import Tally
 from migrator.prove.probe import Case
@@ -48,10 +48,10 @@ def prove_exact(bench: Bench, stage: Stage, symbols: Sequence[str], roots: Seque
         bench.tick(f"{symbol}: parity")
         initial_values(bench, before, after, symbol, cases)
         pairs = strict_load(bench, before, after, symbol, cases)
-        parity(bench, symbol, pairs, "parity float64", FLOAT64)
+        parity(bench, symbol, pairs, "parity float64", bench.float64)
         if bench.ledger.failed:
             return  # what follows would only repeat it
-        parity(bench, symbol, _in_float32(bench, before, after, cases[:3]), "parity float32", FLOAT32)
+        parity(bench, symbol, _in_float32(bench, before, after, cases[:3]), "parity float32", bench.float32)
         for case in bench.probes.of([symbol], ("dropout",))[:1]:
             dropout(bench, symbol, before, after, case)
         if symbol in roots:
@@ -191,7 +191,7 @@ def parity(bench: Bench, symbol: str, pairs: Sequence[Pair], name: str, scale: S
     with bench.ledger.tally(name, symbol, scale.limit) as tally:
         for pair in pairs:
             calls = pair.case.calls
-            if scale is FLOAT64:
+            if scale == bench.float64:
                 calls = [*calls, *((run, False) for run in other_masks([run for run, train in calls if not train]))]
             for run, train in calls:
                 where = f"{run.words}, {'train' if train else 'eval'}{_built(pair.case)}"
@@ -255,7 +255,7 @@ def training(bench: Bench, symbol: str, pairs: Sequence[Pair]) -> None:
     if roots and not any(_trainable(pair.before, pair.case.largest) for pair in roots):
         bench.ledger.note(f"{symbol}: there is nothing in it that could be trained")
         return
-    with bench.ledger.tally("training", symbol, FLOAT64.limit) as tally:
+    with bench.ledger.tally("training", symbol, bench.float64.limit) as tally:
         for pair in pairs:
             run = pair.case.largest
             if pair.case.kind != "root" or not _trainable(pair.before, run):
@@ -288,7 +288,7 @@ def _trainable(model: Model, run: Run) -> bool:
 
 def dropout(bench: Bench, symbol: str, before: Box, after: Box, case: Case) -> None:
     """With dropout on: the same numbers if both draw the same random ones, else the same mean and variance."""
-    with bench.ledger.tally("dropout", symbol, FLOAT64.limit) as tally:
+    with bench.ledger.tally("dropout", symbol, bench.float64.limit) as tally:
         pairs = loaded_pairs(bench, before, after, case, tally)
         for pair in pairs:
             run = case.largest
@@ -305,8 +305,8 @@ def dropout(bench: Bench, symbol: str, before: Box, after: Box, case: Case) -> N
                 tally.fail(f"it fails with dropout in train mode: {new if isinstance(new, BoxError) else old}")
             elif (problem := form_problem(old, new)) is not None:
                 tally.fail(problem)
-            elif _same(old, new):
-                compare(tally, old, new, FLOAT64, "train, dropout 0.25")
+            elif _same(old, new, bench.float64.limit):
+                compare(tally, old, new, bench.float64, "train, dropout 0.25")
                 tally.words = "same random numbers: outputs and gradients equal in train mode, off in eval"
             else:
                 _statistics(bench, tally, pair, symbol)
@@ -332,8 +332,8 @@ def _random_in_eval(model: Model, run: Run) -> bool:
     return any(not torch.equal(a, b) for a, b in zip(first.outputs, second.outputs, strict=True))
 
 
-def _same(old: Ran, new: Ran) -> bool:
-    return all(relative(a, b) <= FLOAT64.limit for a, b in zip(old.outputs, new.outputs, strict=True))
+def _same(old: Ran, new: Ran, limit: float) -> bool:
+    return all(relative(a, b) <= limit for a, b in zip(old.outputs, new.outputs, strict=True))
 
 
 def _statistics(bench: Bench, tally: Tally, pair: Pair, symbol: str) -> None:

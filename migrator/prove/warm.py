@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from migrator.codemod import SwiGLUPart
 from migrator.prove.bench import Bench, parts_of
-from migrator.prove.comparing import FLOAT64, relative
+from migrator.prove.comparing import relative
 from migrator.prove.ledger import Tally
 from migrator.prove.probe import Case
 from migrator.prove.remote import BoxError, Model, Ran
@@ -95,7 +95,7 @@ def _check_start(bench: Bench, stage: Stage, cases: Sequence[Case], part: SwiGLU
         for case in cases:
             try:
                 pair = _Pair(case, bench.model(before, case), bench.model(after, case), part, renamed)
-                _compare(pair, units, sums)
+                _compare(pair, units, sums, bench.float64.limit)
             except (BoxError, KeyError) as error:
                 units.fail(f"the old weights can't start it: {error}")
         units.words = "hidden units from old weights, old against new"
@@ -140,12 +140,12 @@ def _calls(ran: Ran, first: str, last: str) -> list[_Call]:
     return [(x, hidden, y) for x, (hidden, y) in zip(inputs, ends, strict=False)]
 
 
-def _compare(pair: _Pair, units: Tally, sums: Tally) -> None:
+def _compare(pair: _Pair, units: Tally, sums: Tally, same: float) -> None:
     """The feed-forwards that are given the same on both sides: what comes after the first one is off already."""
     for gate, down in pair.paths:
         before, after = pair.run(gate, down)
         for (x, old, y), (other, new, z) in zip(before, after, strict=True):
-            if relative(x, other) > FLOAT64.limit:
+            if relative(x, other) > same:
                 continue
             units.measured((old - new).abs().max().item(), f"a hidden unit of {gate}")
             assert units.limit is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migrator.codemod import Claim, Promise
+from migrator.config import Tolerances
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Plan:
     stages: tuple[Stage, ...] = ()
     outcomes: tuple[Outcome, ...] = field(default=())
     probes: tuple[tuple[str, str], ...] = ()  # (class, expression that builds it), as the project's configuration says
+
+    tolerances: Tolerances = Tolerances()
 
     @property
     def changed(self) -> bool:

@@ -273,7 +273,8 @@ def _prove(options: Options, provers: Sequence[Prover], works: Sequence[Work]) -
 def _proved(options: Options, prover: Prover, work: Work, progress: Callable[[str], None]) -> Verification:
     assert work.result.plan is not None
     # The proof works in a directory of its own, so that it has to be told where the file is.
-    plan = replace(work.result.plan, path=work.source.target, probes=nearest(work.source.target).probes)
+    config = nearest(work.source.target)
+    plan = replace(work.result.plan, path=work.source.target, probes=config.probes, tolerances=config.tolerances)
     return prover.prove(plan, timeout=options.timeout, progress=progress)
 
 

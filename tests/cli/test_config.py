@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrator.config import nearest
+from migrator.config import Tolerances, nearest
 from migrator.errors import MigrateError
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,11 @@ def test_exclude_holds_for_directories_and_not_for_files_that_are_named(project:
         ("timeout = -1", "make it a number of seconds"),
         ("codemods = {swiglu = 1}", "make it a table of switches"),
         ("probe = {Model = 1}", "make it a table from class names to expressions"),
+        ("tolerances = {float46 = 1e-4}", "[tool.migrate.tolerances] has no key 'float46'; did you mean 'float64'?"),
+        ("tolerances = {zzz = 1e-4}", "has no key 'zzz'; there are: float64, float32, invariants, initial-scale,"),
+        ("tolerances = {float64 = 0}", "make it a table of numbers above 0, as in float32 = 1e-4"),
+        ("tolerances = {float64 = inf}", "make it a table of numbers above 0"),
+        ("tolerances = 1e-4", "make it a table of numbers above 0"),
         ("phase = [", "config: "),
         ("phase = 7", "'7' is not one of"),
         ('skip = ["swigl"]', "no codemod is called 'swigl'; did you mean 'swiglu'?"),
@@ -113,6 +118,18 @@ def test_what_is_wrong_is_said_in_one_line(project: Path, table: str, words: str
     assert run.returncode == 2
     assert words in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
+
+
+def test_tolerances_reach_the_proof_and_the_report(project: Path) -> None:
+    case = ROOT / "fixtures/attention/single_head_tril_buffer/before.py"
+    (project / "src/model.py").write_text(case.read_text(encoding="utf-8"))
+    configure(project, "[tool.migrate.tolerances]\nfloat32 = 1e-3\ngradient-ratio = 2\n")
+    assert nearest(project).tolerances == Tolerances(float32=1e-3, gradient_ratio=2.0)
+    run = migrate("src", cwd=project)
+    assert run.returncode == 0, run.stderr
+    words = " ".join(run.stdout.split())
+    assert "LOOSER than usual: pyproject.toml has float32 = 0.001, and the usual is 1e-05" in words
+    assert "stricter than usual: pyproject.toml has gradient-ratio = 2, and the usual is 10" in words
 
 
 def test_a_table_of_another_tool_is_none_of_ours(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ ROTARY_CACHED = changed(
 # --- the bundled file in small -------------------------------------------------------------------------------------
 
 _LAYERS = ROTARY[ROTARY.index("class SelfAttention") : ROTARY.index("class GPT")]
-LATENT = f'''\
+LATENT = f"""\
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -267,7 +267,7 @@ def sample(model: Model, seq_len: int, n_samples: int, device: torch.device):
             probs = torch.softmax(logits[:, t, :], dim=-1)
             tokens_random[:, t] = torch.multinomial(probs, num_samples=1).squeeze(-1)
     return tokens_shared, tokens_random
-'''
+"""
 
 _LAYERS_CACHED = ROTARY_CACHED[ROTARY_CACHED.index("class SelfAttention") : ROTARY_CACHED.index("class GPT")]
 LATENT_CACHED = changed(

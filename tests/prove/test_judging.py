@@ -15,7 +15,7 @@ from torch import Tensor, distributions
 
 from migrator.codemod import Swap
 from migrator.prove import codec, protocol
-from migrator.prove.comparing import FLOAT64, compare, relative
+from migrator.prove.comparing import Scale, compare, relative
 from migrator.prove.isolation import switched_off
 from migrator.prove.ledger import Ledger, Tally
 from migrator.prove.remote import Ran
@@ -25,6 +25,8 @@ from migrator.prove.switches import alibi_slopes, reference_norm, rotated
 from tests.prove.texts import EXACT, STAGES
 
 NAN, INF = math.nan, math.inf
+
+FLOAT64 = Scale(1e-10, 1e-4)
 
 
 def ran(*outputs: Tensor, form: object = "tensor", **grads: Tensor | None) -> Ran:
