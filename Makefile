@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILE := latent_drift_trajectory.py
 
-.PHONY: demo test lint coverage bench corpus clean
+.PHONY: demo report test lint coverage bench corpus clean
 
 # Two tests at a time, each of them on one thread.
 test: lint
@@ -33,6 +33,11 @@ demo: $(STAMP)
 	$(BIN)/migrate build/demo/$(FILE) --phase 2 --dry-run
 	$(BIN)/migrate build/demo/$(FILE) --phase 2
 	$(BIN)/migrate build/demo/$(FILE) --phase 2 --check
+
+# The bundled legacy file and what it becomes, measured side by side: build/report.html.
+report: $(STAMP)
+	mkdir -p build
+	$(BIN)/migrate validate fixtures/$(FILE) --html build/report.html --json build/report.json || test $$? -eq 3
 
 bench: $(STAMP)
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done

@@ -18,7 +18,7 @@ EXIT_CODES = (
     ("0", "done, or nothing to do"),
     ("1", "--check: work is left"),
     ("2", "wrong usage, unreadable input, or a fault of migrate; files are untouched"),
-    ("3", "migrated, but something was refused"),
+    ("3", "migrated, but something was refused, or measured to be worse"),
     ("4", "the proof failed or could not be made; nothing was written"),
     ("130", "interrupted: every file is either as it was, or wholly rewritten"),
 )
