@@ -8,6 +8,11 @@ USAGE = 2
 PROOF_FAILED = 4
 
 
+def printable(text: str) -> str:
+    """The text with control characters spelt out: names may come from anywhere, and a terminal obeys some of them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class MigrateError(Exception):
     """Something the user has to know, printed as the single line `file:line: code: cause; remedy`.
 
@@ -40,4 +45,4 @@ class MigrateError(Exception):
     def __str__(self) -> str:
         where = "" if self.path is None else self.path + ":" + ("" if self.line is None else f"{self.line}:") + " "
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return " ".join(f"{where}{self.code}: {self.cause}{remedy}".splitlines())
+        return printable(" ".join(f"{where}{self.code}: {self.cause}{remedy}".splitlines()))

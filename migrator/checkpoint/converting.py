@@ -80,10 +80,14 @@ def convert(request: Request, nursery: Nursery, deadline: float) -> Conversion:
             ok, text = _optimizer(stored, place, matched)
             (notes if ok else lost).append(text)
     handled = {place.path[:1] for place in places if is_optimizer(place.content)} | converted
-    others = [str(key) for key in stored.tree if (key,) not in handled] if () not in converted else []
-    notes += [f"kept as they were: {', '.join(others)}"] if others else []
+    others = [key for key in _keys(stored.tree) if (key,) not in handled] if () not in converted else []
+    notes += [f"kept as they were: {', '.join(map(str, others))}"] if others else []
     storing.write(stored, request.out, safetensors=request.safetensors)
     return _conversion(matched, request, notes, lost)
+
+
+def _keys(tree: Any) -> list[Any]:
+    return list(tree) if isinstance(tree, dict) else list(range(len(tree)))
 
 
 def _conversion(matched: Matched, request: Request, notes: list[str], lost: list[str]) -> Conversion:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from migrator.checkpoint.containers import dictionaries
 from migrator.errors import MigrateError
 
+_SAFE = (2, 6)
 _NO_CODE = "run `state = torch.load(OLD, weights_only=False)` where you trust it, and save `state_dict()`s instead"
 
 
@@ -31,8 +33,11 @@ def read(path: Path) -> Stored:
     Raises:
         MigrateError: no checkpoint, a damaged one, or one that would have to run code to be read.
     """
-    with open(path, "rb") as file:
-        head = file.read(9)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise _damaged(path, error) from error
     if not head:
         raise MigrateError("empty", "the file is empty", "name a checkpoint", path=path)
     if head.startswith(b"PK\x03\x04"):
@@ -42,7 +47,7 @@ def read(path: Path) -> Stored:
     elif path.suffix == ".safetensors" or not head.startswith(b"\x80"):
         cause = "this is neither a checkpoint of torch.save nor a safetensors file"
         raise MigrateError("not-a-checkpoint", cause, "name a checkpoint", path=path)
-    return Stored(_unpickled(path), {})
+    return Stored(_with_values(path, _unpickled(path)), {})
 
 
 def _check_archive(path: Path) -> None:
@@ -61,6 +66,10 @@ def _check_archive(path: Path) -> None:
 
 
 def _unpickled(path: Path) -> Any:
+    """What a pickle holds, of which torch only takes plain data; before 2.6 it could be led to take more than that."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE:
+        cause = f"torch {torch.__version__} may run code when it reads this format (CVE-2025-32434)"
+        raise MigrateError("old-torch", cause, "install torch 2.6 or later, or save it as safetensors", path=path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,6 +83,16 @@ def _unpickled(path: Path) -> Any:
         what = "a whole module" if ".nn.modules." in name[1] or name[1].startswith("__main__.") else "an object"
         cause = f"it is, or holds, {what} that is pickled as code ({name[1]}), and code is never loaded"
         raise MigrateError("pickled-code", cause, _NO_CODE, path=path) from error
+
+
+def _with_values(path: Path, tree: Any) -> Any:
+    """The tree, unless its tensors are only names and shapes, as those of a model on the device `meta`."""
+    for place in dictionaries(tree):
+        for name, value in place.content.items():
+            if isinstance(value, Tensor) and value.is_meta:
+                cause = f"its tensor {name} has no values: it was saved from the device `meta`"
+                raise MigrateError("no-weights", cause, "save the model after its weights were loaded", path=path)
+    return tree
 
 
 def _read_safetensors(path: Path) -> Stored:

@@ -8,6 +8,8 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from migrator.errors import printable
+
 Span = tuple[str, str]  # text, style as rich names it; no style is ""
 NARROWEST, WIDEST = 40, 100
 
@@ -39,7 +41,7 @@ class Page:
 
     def plain(self) -> str:
         """The text without any style."""
-        return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in self.lines)
+        return "".join(printable("".join(text for text, _ in line).rstrip()) + "\n" for line in self.lines)
 
     def print(self, stream: TextIO) -> None:
         """Write to a stream: coloured on a terminal whose user has not asked for NO_COLOR, plain anywhere else."""
@@ -52,7 +54,7 @@ class Page:
 
         console = Console(file=stream, highlight=False, markup=False, emoji=False)
         for line in self.lines:
-            console.print(Text.assemble(*line), soft_wrap=True)
+            console.print(Text.assemble(*((printable(text), style) for text, style in line)), soft_wrap=True)
 
 
 def colourful(stream: TextIO) -> bool:

@@ -15,6 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from migrator import checkpoint
+from migrator.checkpoint import Request
+from migrator.errors import MigrateError
 from tests.checkpoint.conftest import Run
 from tests.checkpoint.test_round_trips import gpt
 
@@ -35,10 +38,11 @@ def good(home: Path, texts: dict[str, str]) -> dict[str, torch.Tensor]:
     return state
 
 
-def refused(run: object, code: str) -> None:
+def refused(run: object, code: str, words: str = "") -> None:
     assert run.returncode == 2, (run.stdout, run.stderr)  # type: ignore[attr-defined]
     line = run.stderr  # type: ignore[attr-defined]
-    assert f"{code}: " in line and line.count("\n") == 1 and "Traceback" not in line and "internal" not in line, line
+    assert f"{code}: " in line and words in line
+    assert line.count("\n") == 1 and "Traceback" not in line and "internal" not in line, line
 
 
 def whole_module(home: Path, state: dict[str, torch.Tensor]) -> None:
@@ -118,32 +122,33 @@ def fewer_blocks(home: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "code"),
+    ("make", "code", "words"),
     [
-        (whole_module, "pickled-code"),
-        (hostile, "pickled-code"),
-        (hostile_in_the_old_format, "pickled-code"),
-        (bare_pickle, "damaged"),
-        (arguments, "pickled-code"),
-        (torchscript, "torchscript"),
-        (truncated, "damaged"),
-        (empty, "empty"),
-        (text, "not-a-checkpoint"),
-        (bomb, "damaged"),
-        (billion_laughs, "no-weights"),
-        (no_tensors, "no-weights"),
-        (another_model, "no-fit"),
-        (another_size, "no-fit"),
-        (more_blocks, "no-fit"),
-        (fewer_blocks, "no-fit"),
+        (whole_module, "pickled-code", "it is, or holds, a whole module that is pickled as code"),
+        (hostile, "pickled-code", "that is pickled as code ("),
+        (hostile_in_the_old_format, "pickled-code", "and code is never loaded"),
+        (bare_pickle, "damaged", "it cannot be read"),
+        (arguments, "pickled-code", "it is, or holds, an object"),
+        (torchscript, "torchscript", "this is a TorchScript archive, which is code"),
+        (truncated, "damaged", "it cannot be read"),
+        (empty, "empty", "the file is empty"),
+        (text, "not-a-checkpoint", "this is neither a checkpoint of torch.save nor a safetensors file"),
+        (bomb, "damaged", "its entries claim to be larger"),
+        (billion_laughs, "no-weights", "it holds no state dict"),
+        (no_tensors, "no-weights", "it holds no state dict: no names with tensors"),
+        (another_model, "no-fit", ""),
+        (another_size, "no-fit", ""),
+        (more_blocks, "no-fit", ""),
+        (fewer_blocks, "no-fit", ""),
     ],
 )
 def test_checkpoints_that_are_refused(
-    home: Path, convert: Run, texts: dict[str, str], make: Callable[[Path, dict[str, torch.Tensor]], None], code: str
+    home: Path, convert: Run, texts: dict[str, str], make: Callable[[Path, dict[str, torch.Tensor]], None], code: str,
+    words: str,
 ) -> None:
     make(home, good(home, texts))
     before = set(home.iterdir())
-    refused(convert("old.pt", "new.pt", "--model", "exact.py"), code)
+    refused(convert("old.pt", "new.pt", "--model", "exact.py"), code, words)
     assert set(home.iterdir()) == before
 
 
@@ -180,20 +185,23 @@ def test_the_plain_form_says_what_is_needed(home: Path, convert: Run, texts: dic
     run = convert("good.pt", "new.pt")
     refused(run, "model-needed")
     assert "add --model FILE.py, the migrated file" in run.stderr
-    refused(convert("good.pt", "new.pt", "--reverse"), "legacy-needed")
+    refused(convert("good.pt", "new.pt", "--reverse"), "legacy-needed", "the way back leads to the tensors")
 
 
 def test_files(home: Path, convert: Run, texts: dict[str, str]) -> None:
     good(home, texts)
     before = (home / "good.pt").read_bytes()
     refused(convert("none.pt", "new.pt", "--model", "exact.py"), "no-such-file")
-    refused(convert("good.pt", "./good.pt", "--model", "exact.py", "--force"), "same-file")
+    refused(convert("good.pt", "./good.pt", "--model", "exact.py", "--force"), "same-file", "OLD and NEW are one file")
     refused(convert("good.pt", "none/new.pt", "--model", "exact.py"), "not-written")
     refused(convert("good.pt", "new.pt", "--model", "none.py"), "no-such-file")
-    refused(convert("good.pt", "new.pt", "--model", "exact.py:Nobody"), "no-model")
+    refused(convert("good.pt", "new.pt", "--model", "exact.py:Nobody"), "no-model", "the file has no module class Nobody")
     refused(convert("good.pt", "new.pt", "--model", "exact.py:GPT", "--build", "GPT(1)"), "not-built")
+    (home / "broken.py").write_text(texts["exact"] + "\n\ndef ends(it=__import__('os')._exit(3)): ...\n")
+    broken = convert("good.pt", "new.pt", "--model", "broken.py")
+    refused(broken, "not-runnable", "the file cannot be run: its process did not answer")
     (home / "taken.pt").write_bytes(b"mine")
-    refused(convert("good.pt", "taken.pt", "--model", "exact.py"), "exists")
+    refused(convert("good.pt", "taken.pt", "--model", "exact.py"), "exists", "this file is there already")
     assert (home / "taken.pt").read_bytes() == b"mine" and (home / "good.pt").read_bytes() == before
     os.chmod(home / "taken.pt", 0o640)
     assert convert("good.pt", "taken.pt", "--model", "exact.py", "--force").returncode == 0
@@ -223,7 +231,7 @@ def test_a_gate_under_another_name(home: Path, convert: Run, texts: dict[str, st
 
 def test_a_file_that_only_holds_tensors(home: Path, convert: Run, texts: dict[str, str]) -> None:
     torch.save({"model": good(home, texts), "step": 1}, home / "old.pt")
-    refused(convert("old.pt", "new.safetensors", "--model", "exact.py"), "not-flat")
+    refused(convert("old.pt", "new.safetensors", "--model", "exact.py"), "not-flat", "a safetensors file holds nothing but tensors")
     assert not (home / "new.safetensors").exists()
 
 
@@ -236,3 +244,19 @@ def test_a_model_that_does_not_end(home: Path, convert: Run, texts: dict[str, st
     )
     refused(convert("good.pt", "new.pt", "--model", "loop.py", "--timeout", "6"), "timeout")
     assert not (home / "new.pt").exists() and not list(home.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("start", "code", "words"),
+    [
+        ("import time; time.sleep(60)", "timeout", "not done after -4.8 s"),
+        ("raise SystemExit", "no-answer", "the process that converts it ended"),
+    ],
+)
+def test_a_worker_that_gives_no_answer(
+    home: Path, monkeypatch: pytest.MonkeyPatch, start: str, code: str, words: str
+) -> None:
+    monkeypatch.setattr(checkpoint, "_START", start)
+    with pytest.raises(MigrateError, match=words) as caught:
+        checkpoint.convert(Request(home / "old.pt", home / "new.pt", False, None, None), timeout=-4.8)
+    assert caught.value.code == code
