@@ -34,8 +34,9 @@ def render(validation: Validation, width: int) -> Page:
             page.paragraph(f"  {verdict.level:<7}", verdict.text, lead_style=_STYLES[verdict.level])
         for row in _aligned(tables[name](section)):  # type: ignore[operator]
             page.line(row, "dim")
-        if section.note:
-            page.paragraph("  ", section.note, "dim")
+        for note in (getattr(section, "task", ""), section.note):
+            if note:
+                page.paragraph("  ", note, "dim")
     _show_promises(page, validation)
     _show_ending(page, validation)
     return page
@@ -133,7 +134,7 @@ def _speed(section: Speed) -> Iterator[Row]:
 
 
 def _quality(section: Quality) -> Iterator[Row]:
-    yield f"loss, {section.task}", "legacy", "migrated"
+    yield "loss, median over seeds", "legacy", "migrated"
     yield "end of training", spread(section.final["legacy"]), spread(section.final["migrated"])
     for old, new in _pairs(section.lengths, "factor"):
         sides = (spread(row.loss) if row.loss else row.reason for row in (old, new))

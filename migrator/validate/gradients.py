@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 
 from migrator.prove.remote import BoxError
-from migrator.validate.deepening import deeper
 from migrator.validate.result import SIDES, GradientRow, Gradients, SideName, Verdict
+from migrator.validate.sizes import deeper
 from migrator.validate.subject import Budget, CannotMeasure, Subject
 
 _TIMES = (1, 2, 4)

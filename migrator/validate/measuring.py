@@ -14,10 +14,11 @@ from migrator import __version__
 from migrator.prove.nursery import Nursery
 from migrator.prove.remote import BoxError, OutOfTime
 from migrator.validate import attention, gradients, memory, quality, speed
+from migrator.validate.finding import find
 from migrator.validate.promised import promised
 from migrator.validate.request import Request
 from migrator.validate.result import Environment, Unmeasured, Validation
-from migrator.validate.subject import Budget, CannotMeasure, Subject, find
+from migrator.validate.subject import Budget, CannotMeasure, Subject
 
 Measured = TypeVar("Measured")
 _FINDING = 60.0

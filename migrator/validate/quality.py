@@ -11,8 +11,8 @@ from migrator.prove.guesses import guesses
 from migrator.prove.remote import BoxError
 from migrator.recognise.index import FileIndex
 from migrator.validate import tasks
-from migrator.validate.deepening import multiplied
 from migrator.validate.result import SIDES, Curve, DivergenceRow, LengthRow, Quality, SideName, Spread, Verdict
+from migrator.validate.sizes import multiplied
 from migrator.validate.subject import Budget, CannotMeasure, Subject
 
 _SEEDS, _RATE = 3, 1e-3
@@ -74,7 +74,7 @@ def _own(subject: Subject, index: FileIndex, name: str, build: dict[str, Any], l
         longer = next(
             (
                 (other, found)
-                for other in list(multiplied(index, name, build, factor))[:12]
+                for _, other in list(multiplied(index, name, build, factor))[:12]
                 if abs((found := _length_of(subject, other)) - factor * length) < 0.1 * factor * length
             ),
             None,

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from migrator.prove import probe
-from migrator.prove.bench import Bench
-from migrator.prove.guesses import Guess, guesses
-from migrator.prove.nursery import Nursery
 from migrator.prove.probe import Case
-from migrator.prove.remote import Box, BoxError, Pending, Run
+from migrator.prove.remote import Box, Pending, Run
 from migrator.recognise.index import FileIndex
-from migrator.validate.initialising import initialiser
-from migrator.validate.request import Request, Text
-from migrator.validate.result import SIDES, SideName
+from migrator.validate.request import Text
+from migrator.validate.result import SideName
 from migrator.validate.result import Subject as Described
-
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
-_LARGEST = 40_000_000  # parameters; a larger model is measured in small
-_SLOWEST = 4.0  # seconds of one call; beyond that a length is left out
-_BATCH = 2
 
 
 class CannotMeasure(Exception):
@@ -118,135 +108,3 @@ class Subject:
             **{"build": self.build, "given": len(self.tensors), "seed": seed, "patience": limit,
                "initialiser": self.initialiser, **call, **values},
         )  # fmt: skip
-
-
-def find(request: Request, nursery: Nursery, deadline: float, progress: Callable[[str], None]) -> Subject:
-    """The model to measure.
-
-    Raises:
-        CannotMeasure: a text cannot be run, or none of its models can be built in both.
-    """
-    progress("importing both files")
-    sides: dict[SideName, Text] = {"legacy": request.legacy, "migrated": request.migrated}
-    benches = {side: Bench(nursery, text.path, deadline, progress) for side, text in sides.items()}
-    boxes: dict[SideName, Box] = {}
-    for side, text in sides.items():
-        try:
-            boxes[side] = benches[side].open_first(text.text)
-        except BoxError as error:
-            raise CannotMeasure(f"{text.path.name} cannot be run: {error}") from error
-
-    def reopen(side: SideName) -> Box:
-        return benches[side].scratch(sides[side].text)
-
-    def separate() -> Box:
-        return Bench(nursery, request.migrated.path, deadline, progress).open_first(request.migrated.text)
-
-    errors: list[str] = []
-    for symbol in _candidates(request):
-        progress(f"looking for a way to build {symbol}")
-        try:
-            return _subject(request, symbol, Subject(symbol, "", False, {}, (), [], sides, boxes, reopen, separate))
-        except (BoxError, CannotMeasure) as error:
-            errors.append(f"{symbol}: {error}")
-    raise CannotMeasure("; ".join(errors) or "no model class differs between the two texts")
-
-
-def _candidates(request: Request) -> list[str]:
-    """Whole models with anything that differs inside, those that hold the most first."""
-    if request.symbol:
-        return [request.symbol]
-    old, new = FileIndex(request.legacy.text), FileIndex(request.migrated.text)
-    functions = {name for name, found in old.functions.items() if _differs(found.tree, new.functions.get(name))}
-    changed = [
-        name for name, info in old.modules.items()
-        if name in new.modules and ast.dump(info.node) != ast.dump(new.modules[name].node)
-    ]  # fmt: skip
-    changed += [user for name in functions for user in probe.users_of(old, name) if user not in changed]
-    roots = [root for root in probe.roots_of(old, changed) if root in new.modules]
-    return sorted(roots, key=lambda root: len(probe.held_by(old, root) & set(changed)), reverse=True)
-
-
-def _differs(tree: ast.AST, other: Any) -> bool:
-    return other is None or ast.dump(tree) != ast.dump(other.tree)
-
-
-def _subject(request: Request, symbol: str, empty: Subject) -> Subject:
-    errors: list[str] = []
-    for source, build, full in _ways(request, symbol):
-        subject = replace(empty, source=source, full_size=full, build=build)
-        try:
-            if _fits(subject, full):
-                subject.specs = _specs(subject)
-                _initialise(subject)
-                subject.seconds = _seconds(subject)
-                return subject
-        except (BoxError, CannotMeasure) as error:
-            errors.append(str(error))
-    raise CannotMeasure(errors[0] if errors else "no way to build it is known; --build says one")
-
-
-def _ways(request: Request, symbol: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """How the model may be built, with whether that is its full size: as the user says, as its file does, in small."""
-    said = [("--build", request.build)] if request.build else []
-    said += [("[tool.migrate.probe]", text) for name, text in request.legacy.probes if name == symbol]
-    yield from ((source, {"cls": symbol, "setup": [], "call": text}, True) for source, text in said)
-    if request.build:
-        return
-    found = list(guesses(FileIndex(request.legacy.text), symbol))[:20]
-    yield from ((guess.source, guess.full, True) for guess in _different(found))
-    yield from ((guess.source, guess.build, guess.build == guess.full) for guess in found)
-
-
-def _different(found: Sequence[Guess]) -> list[Guess]:
-    return [guess for i, guess in enumerate(found) if all(guess.full != other.full for other in found[:i])]
-
-
-def _fits(subject: Subject, full: bool) -> bool:
-    """Build it on both sides and count; whether that is small enough to be measured here."""
-    for side in SIDES:
-        reply, _ = subject.ask(side, "anatomy", limit=20.0).get()
-        subject.parameters[side], subject.blocks = int(reply["parameters"]), int(reply["blocks"])
-    return not full or max(subject.parameters.values()) <= _LARGEST
-
-
-def _initialise(subject: Subject) -> None:
-    """Let the model start as the file's script starts it, if its function can be run by itself."""
-    subject.initialiser = initialiser(subject.index("legacy"))
-    try:
-        for side in SIDES:
-            subject.ask(side, "anatomy", limit=20.0).get()
-    except BoxError:
-        subject.initialiser = ""
-
-
-def _specs(subject: Subject) -> list[dict[str, Any]]:
-    reply, _ = subject.boxes["legacy"].call(
-        "discover", cls=subject.symbol, wanted=[], builds=[subject.build], methods=[], limit=30.0
-    )
-    if "forward" not in reply.get("methods", ()):
-        raise CannotMeasure(reply.get("errors", ["its forward was not seen to run"])[0])
-    return list(reply["methods"]["forward"])
-
-
-def _seconds(subject: Subject) -> dict[int, float]:
-    """Lengths that both sides run at, up to the first that is too much for one of them."""
-    found: dict[int, float] = {}
-    shapes: list[Any] = []
-    for length in LENGTHS:
-        run = subject.run(_BATCH, length)
-        if [tensor.shape for tensor in run.tensors] in shapes:
-            break  # no input of it depends on a length
-        try:
-            pairs = [subject.ask(side, "runs", run, limit=_SLOWEST).get() for side in SIDES]
-        except BoxError:
-            if found:
-                break
-            continue
-        shapes.append([tensor.shape for tensor in run.tensors])
-        found[length] = max(float(reply["seconds"]) for reply, _ in pairs)
-        if found[length] > _SLOWEST / 2:
-            break
-    if not found:
-        raise CannotMeasure(f"its forward runs with none of the lengths {LENGTHS[0]} to {LENGTHS[-1]}")
-    return found

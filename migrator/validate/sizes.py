@@ -1,4 +1,4 @@
-"""A deeper form of a model: the number of its constructor that counts blocks, multiplied; else more blocks put in."""
+"""Other sizes of a model: a number of its construction, multiplied, makes it deeper or its sequences longer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRIES = 24
 def deeper(subject: Subject, times: int) -> tuple[Subject, str]:
     """The subject with `times` as many blocks, and what a reader has to know of how that came about."""
     builds = multiplied(subject.index("legacy"), subject.symbol, subject.build, times)
-    for build in list(builds)[:_TRIES]:
+    for _, build in list(builds)[:_TRIES]:
         candidate = replace(subject, build=build, deepened=True)
         if all(_blocks(candidate, side) == subject.blocks * times for side in SIDES):
             return replace(candidate, blocks=subject.blocks * times), ""
@@ -35,46 +35,53 @@ def _blocks(subject: Subject, side: Any) -> int:
         return 0
 
 
-def multiplied(index: FileIndex, symbol: str, build: dict[str, Any], times: int) -> Iterator[dict[str, Any]]:
-    """Constructions with one number multiplied: as it is written, or a default that is not."""
+def multiplied(
+    index: FileIndex, symbol: str, build: dict[str, Any], times: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Constructions with one number multiplied, and its name: as it is written, or a default that is not."""
     if "call" in build:
-        for call in _calls(index, build["call"], times):
-            yield {**build, "call": call}
+        for name, call in _calls(index, build["call"], times):
+            yield name, {**build, "call": call}
         for place, statement in enumerate(build["setup"]):
-            for text in _calls(index, statement, times):
-                yield {**build, "setup": [*build["setup"][:place], text, *build["setup"][place + 1 :]]}
+            for name, text in _calls(index, statement, times):
+                yield name, {**build, "setup": [*build["setup"][:place], text, *build["setup"][place + 1 :]]}
         return
-    yield from ({**build, **changed} for changed in _encoded({k: build[k] for k in ("args", "kwargs")}, times))
+    for name, changed in _encoded({k: build[k] for k in ("args", "kwargs")}, times, ""):
+        yield name, {**build, **changed}
     given = {name for name, _ in build["kwargs"]["dict"]}
     for place, name, value in _defaults(index, symbol):
         if place >= len(build["args"]) and name not in given:
             kwargs = {**build["kwargs"], "dict": [*build["kwargs"]["dict"], [name, value * times]]}
-            yield {**build, "kwargs": kwargs}
+            yield name, {**build, "kwargs": kwargs}
 
 
-def _encoded(data: Any, times: int) -> Iterator[Any]:
+def _encoded(data: Any, times: int, name: str) -> Iterator[tuple[str, Any]]:
     """Copies of encoded arguments, each with one number multiplied."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    pair = isinstance(data, list) and len(data) == 2 and isinstance(data[0], str)  # of `dict`: [name, value]
     for key, value in items:
-        for changed in [value * times] if _counts(value) else _encoded(value, times):
+        inner = data[0] if pair else key if isinstance(key, str) else name
+        for said, changed in [(inner, value * times)] if _counts(value) else _encoded(value, times, inner):
             altered = copy.copy(data)
             altered[key] = changed
-            yield altered
+            yield said, altered
 
 
 def _counts(value: Any) -> bool:
     return type(value) is int and 1 <= value <= _MOST
 
 
-def _calls(index: FileIndex, text: str, times: int) -> Iterator[str]:
+def _calls(index: FileIndex, text: str, times: int) -> Iterator[tuple[str, str]]:
     """The text, each time with one of its numbers multiplied, or with a default of one of its calls."""
-    for number, node in enumerate(ast.walk(ast.parse(text))):
+    original = ast.parse(text)
+    names = {id(node.value): node.arg or "" for node in ast.walk(original) if isinstance(node, ast.keyword)}
+    for number, node in enumerate(ast.walk(original)):
         if isinstance(node, ast.Constant) and _counts(node.value):
             tree = ast.parse(text)
             twin = list(ast.walk(tree))[number]
             assert isinstance(twin, ast.Constant) and isinstance(twin.value, int)
             twin.value *= times
-            yield ast.unparse(tree)
+            yield names.get(id(node), ""), ast.unparse(tree)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             given = {keyword.arg for keyword in node.keywords}
             for place, name, value in _defaults(index, node.func.id):
@@ -83,7 +90,7 @@ def _calls(index: FileIndex, text: str, times: int) -> Iterator[str]:
                     twin = list(ast.walk(tree))[number]
                     assert isinstance(twin, ast.Call)
                     twin.keywords.append(ast.keyword(name, ast.Constant(value * times)))
-                    yield ast.unparse(tree)
+                    yield name, ast.unparse(tree)
 
 
 def _defaults(index: FileIndex, name: str) -> list[tuple[int, str, int]]:
