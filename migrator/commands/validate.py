@@ -26,6 +26,8 @@ _WORSE = 3
               help="For all measurements together; more seconds make more of them.")  # fmt: skip
 @click.option("--only", multiple=True, type=click.Choice(SECTIONS), metavar="SECTION",
               help=f"Measure only this; repeatable: {', '.join(SECTIONS)}.")  # fmt: skip
+@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Train by N processes too, with DDP and FSDP2.")  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one page of HTML.")
 @click.option("--json", "json_", type=click.Path(path_type=Path), metavar="FILE", help="Write it as JSON.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True,
@@ -33,7 +35,7 @@ _WORSE = 3
 @click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
 def command(
     legacy: Path, migrated: Path | None, model: str, build: str, seconds: float, only: tuple[str, ...],
-    html: Path | None, json_: Path | None, format_: str, debug: bool,
+    nproc: int, html: Path | None, json_: Path | None, format_: str, debug: bool,
 ) -> int:  # fmt: skip
     """Measure a legacy file and its migrated form side by side: gradients, attention, memory, speed, quality.
 
@@ -53,7 +55,7 @@ def command(
         check_installed()
     old, new, outcomes = texts(legacy, migrated)
     with watching("measuring") as show:
-        done = validate(Request(old, new, model, build, samplers(old), seconds, only), show)
+        done = validate(Request(old, new, model, build, samplers(old), seconds, only, nproc), show)
     if html is not None:
         from migrator.report.html import render as page
         from migrator.report.hunks import hunks

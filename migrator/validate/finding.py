@@ -57,7 +57,8 @@ def find(request: Request, nursery: Nursery, deadline: float, progress: Callable
     for symbol in _candidates(request):
         progress(f"looking for a way to build {symbol}")
         try:
-            return _subject(request, symbol, Subject(symbol, "", False, {}, (), [], sides, boxes, reopen, separate))
+            empty = Subject(symbol, "", False, {}, (), [], sides, boxes, reopen, separate)
+            return _subject(request, symbol, replace(empty, definitions_only=benches["migrated"].definitions_only))
         except (BoxError, CannotMeasure) as error:
             errors.append(f"{symbol}: {error}")
     raise CannotMeasure("; ".join(errors) or "no model class differs between the two texts")

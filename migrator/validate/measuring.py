@@ -13,15 +13,15 @@ import torch
 from migrator import __version__
 from migrator.prove.nursery import Nursery
 from migrator.prove.remote import BoxError, OutOfTime
-from migrator.validate import attention, gradients, memory, quality, speed
+from migrator.validate import attention, gradients, memory, quality, scaling, speed
 from migrator.validate.finding import find
 from migrator.validate.promised import promised
 from migrator.validate.request import Request
-from migrator.validate.result import Environment, Unmeasured, Validation
+from migrator.validate.result import Environment, Scaling, Unmeasured, Validation
 from migrator.validate.subject import Budget, CannotMeasure, Subject
 
 Measured = TypeVar("Measured")
-_FINDING = 60.0
+_FINDING, _SCALING = 60.0, 240.0
 # Shares of the time for all sections; what one does not use is the next one's.
 _SHARES = {"gradients": 0.2, "attention": 0.1, "memory": 0.15, "speed": 0.25, "quality": 0.3}
 
@@ -40,6 +40,7 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
     attention_ = sections.measured("attention", attention.measure)
     memory_ = sections.measured("memory", memory.measure)
     speed_ = sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers))
+    scaling_ = sections.scaled(request.processes, request.compiler)
     quality_ = sections.measured("quality", quality.measure)
     return Validation(
         legacy=request.legacy.title,
@@ -51,7 +52,7 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
         memory=memory_,
         speed=speed_,
         quality=quality_,
-        scaling=Unmeasured("asked for by --nproc"),
+        scaling=scaling_,
         promised=promised(gradients_, memory_, speed_, quality_),
         notes=(),
         seconds=time.monotonic() - began,
@@ -64,6 +65,16 @@ class _Sections:
     def __init__(self, subject: Subject, request: Request, progress: Callable[[str], None]) -> None:
         self.subject, self.progress, self.left = subject, progress, request.seconds
         self.shares = {name: share for name, share in _SHARES.items() if not request.only or name in request.only}
+
+    def scaled(self, processes: int, compiler: str) -> Scaling | Unmeasured:
+        """Only where it is asked for, and then beside the time of the others."""
+        if processes < 2:
+            return Unmeasured("asked for by --nproc")
+        budget = Budget(time.monotonic() + _SCALING, lambda doing: self.progress(f"scaling: {doing}"))
+        try:
+            return scaling.measure(self.subject, budget, processes, compiler)
+        except CannotMeasure as error:
+            return Unmeasured(str(error))
 
     def measured(self, name: str, section: Callable[[Subject, Budget], Measured]) -> Measured | Unmeasured:
         """The section's figures, or why there are none."""

@@ -35,6 +35,7 @@ class Request:
         seconds: what all sections may take together.
         only: the sections to measure, none for all.
         processes: how many train together in the section on scaling; 1 leaves it out.
+        compiler: the backend of torch.compile there; "" for inductor where there is a C++ compiler.
     """
 
     legacy: Text
@@ -45,3 +46,4 @@ class Request:
     seconds: float = SECONDS
     only: tuple[str, ...] = ()
     processes: int = 1
+    compiler: str = ""

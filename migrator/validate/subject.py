@@ -57,6 +57,7 @@ class Subject:
     parameters: dict[SideName, int] = field(default_factory=dict)
     blocks: int = 0
     deepened: bool = False
+    definitions_only: bool = False
     initialiser: str = ""
     seconds: dict[int, float] = field(default_factory=dict)
 
