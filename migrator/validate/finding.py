@@ -23,6 +23,7 @@ from migrator.validate.subject import CannotMeasure, Subject
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 _LARGEST = 40_000_000  # parameters; a larger model is measured in small
 _SLOWEST = 4.0  # seconds of one call; beyond that a length is left out
+_QUICK = 0.01  # seconds of a short call, up to which a small model is made larger
 _BATCH = 2
 _INVENTED = ("what it reads from its configuration", "names of its parameters")  # whose sizes are ours
 _LARGER = (
@@ -139,7 +140,7 @@ def _roomier(small: Subject) -> Subject:
 
 def _tried(subject: Subject) -> Subject | None:
     try:
-        return subject if _settled(subject) else None
+        return subject if _settled(subject) and min(subject.seconds.values()) < _QUICK else None
     except (BoxError, CannotMeasure):
         return None
 

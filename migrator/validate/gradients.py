@@ -27,33 +27,39 @@ def measure(subject: Subject, budget: Budget) -> Gradients:
     notes: list[str] = []
     depths = {times: deeper(subject, times) if times > 1 else (subject, "") for times in _TIMES}
     for steps, times in itertools.product((0, _STEPS), _TIMES):  # what takes longest comes last
-        if rows and not budget.left:
+        # A step takes about three calls, and building a deep model another one.
+        cost = subject.seconds[_length(subject)] * (3 * steps + 4) * times * len(SIDES)
+        if rows and cost > budget.left:
             notes.append(f"there was no time for {subject.blocks * times} blocks after {steps} steps")
             continue
         deep, note = depths[times]
         notes += [note] if note else []
         budget.tick(f"{subject.blocks * times} blocks, after {steps} steps")
-        rows += _pair(deep, budget, times, steps)
+        rows += _pair(deep, budget, times, steps, cost)
     if not rows:
         raise CannotMeasure("no gradient was computed in the time there is")
     return Gradients(tuple(rows), tuple(_verdicts(rows)), "; ".join(dict.fromkeys(notes)))
 
 
-def _pair(subject: Subject, budget: Budget, times: int, steps: int) -> list[GradientRow]:
+def _pair(subject: Subject, budget: Budget, times: int, steps: int, cost: float) -> list[GradientRow]:
     """Both sides, seed by seed in turn; none where one of them fails."""
     replies: dict[SideName, list[dict[str, object]]] = {side: [] for side in SIDES}
-    run = subject.run(_BATCH, max((n for n in subject.lengths if n <= _LENGTH), default=subject.lengths[0]))
+    run = subject.run(_BATCH, _length(subject))
     structural = 1 if subject.deepened else times
     try:
         for seed in range(_SEEDS):
             for side in SIDES:
                 pending = subject.ask(side, "gradients", run, seed=seed, steps=steps, times=structural, limit=30.0)
                 replies[side].append(pending.get()[0])
-            if not budget.left:
+            if cost > budget.left:
                 break
     except BoxError:
         return []
     return [_row(side, subject.blocks * structural, steps, replies[side]) for side in SIDES]
+
+
+def _length(subject: Subject) -> int:
+    return max((n for n in subject.lengths if n <= _LENGTH), default=subject.lengths[0])
 
 
 def _row(side: SideName, depth: int, steps: int, replies: list[dict[str, object]]) -> GradientRow:

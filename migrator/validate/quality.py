@@ -19,7 +19,7 @@ _SEEDS, _RATE = 3, 1e-3
 _RATES, _RATE_SEEDS, _RATE_SHARE = (3e-3, 1e-2, 3e-2), 2, 3  # divergence gets a third of the steps
 _FACTORS = (1, 2, 4)
 _BATCH, _LENGTH = 8, 32
-_FEWEST, _MOST = 20, 400
+_FEWEST, _MOST = 10, 400
 _POINTS = 60
 _DATASETS = ("torch.utils.data.Dataset", "torch.utils.data.dataset.Dataset")
 
@@ -40,7 +40,9 @@ def measure(subject: Subject, budget: Budget) -> Quality:
     data = _data(subject)
     seconds = max(_ask(subject, side, data, 0, _RATE, 4)["seconds"] for side in SIDES) / 4
     runs = len(SIDES) * (_SEEDS + len(_RATES) * _RATE_SEEDS / _RATE_SHARE)
-    steps = max(_FEWEST, min(_MOST, int(0.85 * budget.left / runs / max(seconds, 1e-4))))
+    steps = min(_MOST, int(0.85 * budget.left / runs / max(seconds, 1e-4)))
+    if steps < _FEWEST:
+        raise CannotMeasure(f"{_FEWEST} steps for each run take longer than there is time; --seconds gives more")
     replies = _trained(subject, budget, data, steps)
     curves = tuple(_curve(side, seed, r["losses"]) for side in SIDES for seed, r in enumerate(replies[side]))
     final = {side: Spread.of([_last(r["losses"]) for r in replies[side]]) for side in SIDES}

@@ -89,9 +89,8 @@ class Trainer:
 
     def loss(self, module: nn.Module, step: int, shares: range) -> Tensor:
         """Of some shares of a batch; what the model draws depends on the first of them."""
-        parts = [
-            self.source(self.job["batch"] // self.world, self.job["length"], step * self.world + n) for n in shares
-        ]
+        size, first = self.job["batch"] // self.world, step * self.world
+        parts = [self.source(size, self.job["length"], first + share) for share in shares]
         args = [self.joined([part.args[place] for part in parts]) for place in range(len(parts[0].args))]
         target = None if parts[0].target is None else self.joined([part.target for part in parts])
         seed_all(first + shares.start)

@@ -12,9 +12,9 @@ BUILD = "Tiny(vocab=17, dim=32, heads=4, layers=2, window=256)"
 SECTIONS = ("gradients", "attention", "quality")
 
 
-def measured(text: str, *sections: str, before: str = LEGACY) -> Validation:
+def measured(text: str, *sections: str, before: str = LEGACY, seconds: float = 12.0) -> Validation:
     legacy = Text(PATH, before)
-    return validate(Request(legacy, Text(PATH, text), "Tiny", BUILD, (), 12.0, only=sections))
+    return validate(Request(legacy, Text(PATH, text), "Tiny", BUILD, (), seconds, only=sections))
 
 
 def worse(validation: Validation) -> list[str]:
@@ -23,7 +23,7 @@ def worse(validation: Validation) -> list[str]:
 
 @pytest.fixture(scope="module")
 def good() -> Validation:
-    return measured(migrated(), *SECTIONS)
+    return measured(migrated(), *SECTIONS, seconds=36.0)
 
 
 def test_gradients_and_attention_of_a_good_migration_are_not_worse(good: Validation) -> None:
