@@ -7,6 +7,7 @@ import math
 import socket
 import struct
 import types
+from argparse import Namespace
 from dataclasses import dataclass
 
 import pytest
