@@ -182,7 +182,9 @@ def _forward_edits(
         yield Replace(definition, statement.value, fused[len(prefix) :])
         return
     named = _named(index, found, parts, first)
-    fused = call(function, arguments, prefix=f"{', '.join(one.name for one in named)} = ", indent=statement.col_offset)
+    prefix = f"{', '.join(one.name for one in named)} = "
+    behind = ["", *(comment_behind(definition, one.projection.statement) if one.bare else "" for one in named)]
+    fused = call(function, arguments, prefix=prefix, indent=statement.col_offset, behind=behind)
     yield from _comments(found, first, [one for one in named if one.bare])
     replaced = any(one.bare and one.projection is first for one in named)
     yield Replace(definition, statement, fused) if replaced else Insert(definition, statement, fused, "before")
@@ -194,7 +196,10 @@ def _forward_edits(
 
 
 def _comments(found: Attention, first: Projection, bare: list[_Named]) -> Iterator[AnyEdit]:
-    """What is said of statements that go moves to the fused call, or stays where other statements stand between."""
+    """What is said above statements that go moves to the fused call, or stays where others stand between.
+
+    What is said behind them stands behind their weights in the call.
+    """
     definition = found.flow.definition
     gone = [one.projection.statement for one in bare if one.projection is not first]
     together = {first.statement, *gone}
@@ -208,23 +213,24 @@ def _comments(found: Attention, first: Projection, bare: list[_Named]) -> Iterat
             above += comments
         elif comments and following is not None:
             yield Edit(definition, following, _commented(comments, at_first=True))
-    behind = [comment_behind(definition, one.projection.statement) for one in bare]
-    differ = len(bare) == len(together) and all(behind) and len(set(behind)) > 1
-    joined = "# " + ", ".join(comment.lstrip("# ") for comment in behind) if differ else ""
-    if above or joined:
-        yield Edit(definition, first.statement, _commented(above, joined))
+    moved = any(one.projection is first for one in bare) and comment_behind(definition, first.statement)
+    if above or moved:
+        yield Edit(definition, first.statement, _commented(above, moved=bool(moved)))
 
 
-def _commented(above: list[str], behind: str = "", at_first: bool = False) -> Callable[[cst.CSTNode], cst.CSTNode]:
-    """Puts comments above a statement, before or after those that it has, and one behind it in place of its own."""
+def _commented(
+    above: list[str], *, at_first: bool = False, moved: bool = False
+) -> Callable[[cst.CSTNode], cst.CSTNode]:
+    """Puts comments above a statement, before or after those that it has; its own has `moved` from behind it."""
 
     def change(node: cst.CSTNode) -> cst.CSTNode:
         assert isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
         more = [cst.EmptyLine(comment=cst.Comment(comment)) for comment in above]
         lines = [*more, *node.leading_lines] if at_first else [*node.leading_lines, *more]
-        if behind and isinstance(node, cst.SimpleStatementLine):
-            comment = node.trailing_whitespace.with_changes(comment=cst.Comment(behind))
-            node = node.with_changes(trailing_whitespace=comment)
+        if moved and isinstance(node, cst.SimpleStatementLine):
+            node = node.with_changes(
+                trailing_whitespace=cst.TrailingWhitespace(newline=node.trailing_whitespace.newline)
+            )
         return node.with_changes(leading_lines=lines)
 
     return change

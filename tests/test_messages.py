@@ -85,7 +85,9 @@ def quoted() -> str:
     for path in (ROOT / "tests").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-        texts += [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values if isinstance(v, str | bytes)]
+        texts += [
+            v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values if isinstance(v, str | bytes)
+        ]
     return " ".join("\n".join(texts).split())
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from migrator.codemod import Import
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.syntax import split_lines
 
 LINE_LIMIT = 100
+# A comment that tells a tool about the very line that it stands on; elsewhere it would mean something else.
+INSTRUCTION = re.compile(r"#\s*(noqa|nosec|type:|pragma:|pylint:|pyright:|mypy:|ruff:|flake8:|fmt:|isort:|yapf:)")
 
 
 def runtime_name(index: FileIndex, name: str) -> tuple[str, Import]:
@@ -51,15 +56,21 @@ def free_local(index: FileIndex, function: ast.AST, *wishes: str) -> str:
     return next((name for name in wishes if name not in used), f"{wishes[-1]}_")
 
 
-def call(function: str, arguments: list[str], *, prefix: str = "", suffix: str = "", indent: int = 8) -> str:
-    """`prefix function(arguments) suffix` in as few lines as fit: one, the arguments on their own line, or one each."""
+def call(
+    function: str, arguments: list[str], *, prefix: str = "", suffix: str = "", indent: int = 8,
+    behind: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """`prefix function(arguments) suffix` in as few lines as fit: one, the arguments on their own line, or one each.
+
+    `behind` has a comment for each argument, or "".
+    """
     joined = ", ".join(arguments)
     line = f"{prefix}{function}({joined}){suffix}"
-    if indent + len(line) <= LINE_LIMIT:
+    if indent + len(line) <= LINE_LIMIT and not any(behind):
         return line
-    if indent + 4 + len(joined) <= LINE_LIMIT:
+    if indent + 4 + len(joined) <= LINE_LIMIT and not any(behind):
         return f"{prefix}{function}(\n    {joined}\n){suffix}"
-    body = "".join(f"    {argument},\n" for argument in arguments)
+    body = "".join(f"    {one},  {note}".rstrip() + "\n" for one, note in zip_longest(arguments, behind, fillvalue=""))
     return f"{prefix}{function}(\n{body}){suffix}"
 
 
@@ -73,11 +84,11 @@ def comments_above(definition: Definition, statement: ast.stmt) -> list[str]:
 
 
 def comment_behind(definition: Definition, statement: ast.stmt) -> str:
-    """The comment on the last line of a statement, or ""."""
+    """The comment on the last line of a statement, or ""; an instruction to a tool is none."""
     assert statement.end_lineno is not None
     line = split_lines(definition.text)[statement.end_lineno + definition.shift - definition.first_line]
     rest = line.encode()[statement.end_col_offset :].decode().strip()
-    return rest if rest.startswith("#") else ""
+    return rest if rest.startswith("#") and not INSTRUCTION.match(rest) else ""
 
 
 def parenthesised(text: str, *bare: type[ast.expr]) -> str:

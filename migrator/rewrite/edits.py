@@ -147,7 +147,7 @@ class _Applier(cst.CSTTransformer):
         super().__init__()
         self.plan, self.holders = plan, holders
         self.config = config
-        self.removed: set[cst.CSTNode] = set()
+        self.removed: dict[cst.CSTNode, cst.CSTNode] = {}  # what stands for it until its block is swept: statement
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         return node in self.holders or isinstance(node, cst.IndentedBlock | cst.Module)
@@ -214,7 +214,7 @@ class _Applier(cst.CSTTransformer):
         """Stands for a removed statement until its block is swept; keeps what stood above it, and all comments."""
         assert isinstance(node, STATEMENT)
         stone = comments.conserved(node, cst.SimpleStatementLine([cst.Pass()], leading_lines=node.leading_lines))
-        self.removed.add(stone)
+        self.removed[stone] = node
         return stone
 
     def with_more(self, node: cst.CSTNode, code: str) -> cst.CSTNode:
@@ -232,11 +232,17 @@ class _Applier(cst.CSTTransformer):
 
         Comments of a removed statement go to the one that is edited in its place; `comments.Sweep` says which.
         """
-        if not self.removed.intersection(block.body):
+        if not self.removed.keys() & set(block.body):
             return block
-        unchanged = {*before.body, *self.removed}
-        edited = [statement for statement in block.body if statement not in unchanged]
-        sweep = comments.Sweep(comment for statement in edited for comment in comments.of(statement))
+        left = {*block.body, *self.removed.values()}
+        was = [comment for statement in before.body if statement not in left for comment in comments.of(statement)]
+        now = [
+            comment
+            for statement in block.body
+            if statement not in before.body and statement not in self.removed
+            for comment in comments.of(statement)
+        ]
+        sweep = comments.Sweep(carried=comments.lost(now, was))
         for statement in block.body:
             if statement in self.removed:
                 sweep.drop(cast(cst.SimpleStatementLine, statement))

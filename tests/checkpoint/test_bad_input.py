@@ -143,7 +143,11 @@ def fewer_blocks(home: Path, state: dict[str, torch.Tensor]) -> None:
     ],
 )
 def test_checkpoints_that_are_refused(
-    home: Path, convert: Run, texts: dict[str, str], make: Callable[[Path, dict[str, torch.Tensor]], None], code: str,
+    home: Path,
+    convert: Run,
+    texts: dict[str, str],
+    make: Callable[[Path, dict[str, torch.Tensor]], None],
+    code: str,
     words: str,
 ) -> None:
     make(home, good(home, texts))
@@ -195,7 +199,9 @@ def test_files(home: Path, convert: Run, texts: dict[str, str]) -> None:
     refused(convert("good.pt", "./good.pt", "--model", "exact.py", "--force"), "same-file", "OLD and NEW are one file")
     refused(convert("good.pt", "none/new.pt", "--model", "exact.py"), "not-written")
     refused(convert("good.pt", "new.pt", "--model", "none.py"), "no-such-file")
-    refused(convert("good.pt", "new.pt", "--model", "exact.py:Nobody"), "no-model", "the file has no module class Nobody")
+    refused(
+        convert("good.pt", "new.pt", "--model", "exact.py:Nobody"), "no-model", "the file has no module class Nobody"
+    )
     refused(convert("good.pt", "new.pt", "--model", "exact.py:GPT", "--build", "GPT(1)"), "not-built")
     (home / "broken.py").write_text(texts["exact"] + "\n\ndef ends(it=__import__('os')._exit(3)): ...\n")
     broken = convert("good.pt", "new.pt", "--model", "broken.py")
@@ -231,7 +237,11 @@ def test_a_gate_under_another_name(home: Path, convert: Run, texts: dict[str, st
 
 def test_a_file_that_only_holds_tensors(home: Path, convert: Run, texts: dict[str, str]) -> None:
     torch.save({"model": good(home, texts), "step": 1}, home / "old.pt")
-    refused(convert("old.pt", "new.safetensors", "--model", "exact.py"), "not-flat", "a safetensors file holds nothing but tensors")
+    refused(
+        convert("old.pt", "new.safetensors", "--model", "exact.py"),
+        "not-flat",
+        "a safetensors file holds nothing but tensors",
+    )
     assert not (home / "new.safetensors").exists()
 
 

@@ -7,18 +7,20 @@ import math
 import socket
 import struct
 import types
+from argparse import Namespace
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, distributions
 
-from migrator.codemod import Swap
+from migrator.codemod import NormPart, Swap
 from migrator.prove import codec, protocol
 from migrator.prove.comparing import Scale, compare, relative
 from migrator.prove.isolation import switched_off
 from migrator.prove.ledger import Ledger, Tally
-from migrator.prove.remote import Ran
+from migrator.prove.oracle import _norms
+from migrator.prove.remote import BoxError, Ran, ran_of
 from migrator.prove.result import Check, TensorRow, Verification
 from migrator.prove.scope import check_scope
 from migrator.prove.switches import alibi_slopes, reference_norm, rotated
@@ -138,8 +140,36 @@ def test_what_is_no_message_is_a_protocol_error(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     ours.sendall(data)
     ours.close()
-    with pytest.raises(protocol.ProtocolError):
+    with pytest.raises(protocol.ProtocolError, match="the connection ended|is too long|something that is no message"):
         protocol.receive(theirs)
+
+
+def test_more_tensors_than_fit_are_not_even_made_room_for() -> None:
+    ours, theirs = socket.socketpair()
+    text = b'[{}, [["float32", [1073741824, 1024]]]]'
+    ours.sendall(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(protocol.ProtocolError, match="more tensors than there is room for"):
+        protocol.receive(theirs)
+
+
+NONSENSE: list[dict[str, object]] = [
+    {}, {"tree": 1, "outputs": "x", "grads": {}, "from": 0, "watched": []},
+    {"tree": 1, "outputs": 1, "grads": {"w": 7}, "from": 0, "watched": []},
+    {"tree": 1, "outputs": 1, "grads": [1], "from": 0, "watched": []},
+    {"tree": 1, "outputs": 1, "grads": {}, "from": 0, "watched": [["a", 9, 9]]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", NONSENSE)
+def test_an_answer_that_makes_no_sense_is_the_boxs_fault(reply: dict[str, object]) -> None:
+    with pytest.raises(BoxError, match="its process gave an answer that makes no sense"):
+        ran_of(reply, [torch.zeros(1)])
+
+
+def test_a_norm_that_is_none() -> None:
+    model = Namespace(owners=lambda owner: ["block"], modules={"block.norm": {"classes": ["Linear"]}})
+    with pytest.raises(BoxError, match=r"block.norm is neither nn.LayerNorm nor nn.RMSNorm"):
+        _norms(model, NormPart("Block", "norm", "x"))  # type: ignore[arg-type]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_a_directory_without_python_files_is_an_error(tmp_path: Path) -> None:
         python_files([tmp_path])
     assert caught.value.code == "no-python-files"
     assert caught.value.exit_code == 2
+
+
+def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(MigrateError, match=r"unreadable: cannot be listed \(Permission denied\)"):
+        python_files([tmp_path])
 
 
 def test_links_in_a_circle_do_not_matter(tmp_path: Path) -> None:

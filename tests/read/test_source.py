@@ -74,6 +74,11 @@ def test_what_is_not_text_is_said_in_one_line(data: bytes, code: str, line: int 
     assert code_of(data) == (code, line)
 
 
+def test_an_encoding_that_has_two_ways_to_say_it() -> None:
+    with pytest.raises(MigrateError, match="the file does not survive a round trip through utf-7, which it declares"):
+        decode(F, b"# coding: utf-7\nx = '+AGE-'\n")
+
+
 def test_message_has_file_line_code_cause_and_remedy() -> None:
     with pytest.raises(MigrateError) as caught:
         decode(F, b"a = 1\ns = '\xe9'\n")
@@ -104,6 +109,9 @@ def test_what_python_does_not_parse(text: str, code: str, line: int | None) -> N
     with pytest.raises(MigrateError) as caught:
         parse(F, text)
     assert (caught.value.code, caught.value.line) == (code, line)
+    if code == "too-deep":
+        nested = "more than 200 nested brackets, the limit of Python itself"
+        assert caught.value.cause in (nested, "an expression is nested too deeply for Python's own parser")
 
 
 def test_two_hundred_brackets_are_fine() -> None:
@@ -129,10 +137,12 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "loop.py").symlink_to("loop.py")
     codes = {}
+    said = ("larger than 5 MB", "this is no regular file", "cannot be read (Too many levels", "there is no such file")
     for name in ("big.py", "pipe.py", "loop.py", "none.py"):
         with pytest.raises(MigrateError) as caught:
             read(tmp_path / name)
         codes[name] = caught.value.code
+        assert caught.value.cause.startswith(said)
         assert caught.value.exit_code == 2
     assert codes == {"big.py": "too-large", "pipe.py": "not-a-file", "loop.py": "unreadable", "none.py": "no-such-file"}
 

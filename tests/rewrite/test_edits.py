@@ -9,6 +9,7 @@ import pytest
 
 from migrator.codemod import Insert, Remove, Replace
 from migrator.recognise.index import Definition, FileIndex
+from migrator.rewrite.comments import LABEL
 from migrator.rewrite.edits import CannotEdit, apply, overlapping
 
 SOURCE = """\
@@ -68,6 +69,9 @@ def f(x):
 """
 
 
+GONE = f"    {LABEL}"
+
+
 def lines_after(*make: Callable[[Definition], Insert | Remove | Replace]) -> list[str]:
     return changed(BLOCK, *make).split("\n")[1:-1]
 
@@ -78,26 +82,39 @@ def test_comments_of_removed_statements_move_to_the_edited_one() -> None:
         lambda d: Remove(d, statement(d, 6)),
         lambda d: Replace(d, statement(d, 9), "return g(x)"),
     )
-    assert after == ["    a = 1", "", "    # why b", "    # and how", "    # three", "    return g(x)"]
+    assert after == ["    a = 1", "", "    # why b", GONE, "    # and how", "    # three", "    return g(x)"]
 
 
-def test_what_the_edited_statement_says_already_is_not_repeated() -> None:
+def test_a_comment_is_said_as_often_as_before() -> None:
     here = definition("def f(x):\n    # now\n    a = x  # (B, T)\n    b = x  # (B, T, C)\n    return a + b  # (B, T)\n")
     removed = [Remove(here, node_at(here, line)) for line in (3, 4)]
     after = apply(here, [*removed, Replace(here, node_at(here, 5), "return g(x)")])
-    assert after == "def f(x):\n    # now\n    # (B, T, C)\n    return g(x)  # (B, T)\n"
+    assert after == f"def f(x):\n    # now\n{GONE}\n    # (B, T)\n    # (B, T, C)\n    return g(x)  # (B, T)\n"
 
 
 def test_the_edited_statement_may_stand_before_the_removed_one_or_further_down() -> None:
     before = lines_after(lambda d: Replace(d, statement(d, 2), "a = 0"), lambda d: Remove(d, statement(d, 5)))
-    assert before[:4] == ["    # why b", "    # and how", "    a = 0", ""]
+    assert before[:4] == ["    # why b", GONE, "    # and how", "    a = 0"]
     down = lines_after(lambda d: Remove(d, statement(d, 5)), lambda d: Replace(d, statement(d, 9), "return 4"))
-    assert down[-3:] == ["    # why b", "    # and how", "    return 4"]
+    assert down[-4:] == ["    # why b", GONE, "    # and how", "    return 4"]
+
+
+def test_what_a_replacement_has_taken_over_is_not_said_again() -> None:
+    here = definition("def f(x):\n    a = x  # (B, T)\n    b = x  # (B, T)\n    return a + b\n")
+    code = "a, b = g(\n    x,  # (B, T)\n    x,  # (B, T)\n)"
+    after = apply(here, [Replace(here, node_at(here, 3), code), Remove(here, node_at(here, 2))])
+    assert after == "def f(x):\n    a, b = g(\n        x,  # (B, T)\n        x,  # (B, T)\n    )  # (B, T)\n    return a + b\n"
+
+
+def test_a_second_edit_puts_its_comments_under_the_same_label() -> None:
+    text = f"def f(x):\n    b = x  # two\n    # what\n{GONE}\n    # one\n    return g(x)\n"
+    after = changed(text, lambda d: Remove(d, statement(d, 2)), lambda d: Replace(d, statement(d, 6), "return 1"))
+    assert after == f"def f(x):\n    # what\n{GONE}\n    # two\n    # one\n    return 1\n"
 
 
 def test_comments_that_nothing_replaces_stay_and_say_nothing_of_what_follows() -> None:
     after = lines_after(lambda d: Remove(d, statement(d, 5)))
-    assert after[:5] == ["    a = 1", "", "    # why b", "    # and how", ""]
+    assert after[:6] == ["    a = 1", "", "    # why b", GONE, "    # and how", ""]
     last = lines_after(lambda d: Remove(d, statement(d, 9)))
     assert last == BLOCK.split("\n")[1:-2]
 
@@ -105,7 +122,7 @@ def test_comments_that_nothing_replaces_stay_and_say_nothing_of_what_follows() -
 def test_comments_at_the_end_of_a_block_stay_in_it() -> None:
     text = "def f(x):\n    if x:\n        y = 1\n        # last\n        z = 2  # words\n    return x\n"
     after = changed(text, lambda d: Remove(d, statement(d, 5)))
-    assert after == text.replace("        z = 2  # words\n", "        # words\n")
+    assert after == text.replace("        z = 2  # words\n", f"    {GONE}\n        # words\n")
 
 
 def test_comments_inside_a_replaced_expression_come_to_stand_above() -> None:
@@ -113,7 +130,7 @@ def test_comments_inside_a_replaced_expression_come_to_stand_above() -> None:
     here = definition(text)
     call = next(n for n in ast.walk(here.tree) if isinstance(n, ast.Call))
     assert apply(here, [Replace(here, call, "h(x)")]) == (
-        "def f(x):\n    # first\n    # input\n    return h(x)  # out\n"
+        f"def f(x):\n    # first\n{GONE}\n    # input\n    return h(x)  # out\n"
     )
 
 

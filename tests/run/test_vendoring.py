@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from migrator.errors import MigrateError
 from migrator.rewrite.renaming import imported_modules, renamed, runtime_names
 from migrator.write import vendor
 
@@ -213,3 +214,8 @@ def test_other_imports_are_not_renamed(text: str) -> None:
 def test_names_that_are_used() -> None:
     text = "from runtime import attention as a\nimport runtime\nrotary = runtime.RotaryEmbedding(4)\nother.thing()\n"
     assert runtime_names(text) == {"attention", "RotaryEmbedding"}
+
+
+def test_a_name_that_the_runtime_has_not() -> None:
+    with pytest.raises(MigrateError, match="no-such-name: the runtime has no Wavelet"):
+        vendor.package(["attention", "Wavelet"])

@@ -28,7 +28,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) ->
 
 def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "new.pt"
-    with pytest.raises(MigrateError, match="exists"), created(target, force=False):
+    with pytest.raises(MigrateError, match="exists: this file is there already"), created(target, force=False):
         target.write_bytes(b"mine")
     assert target.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [target]
 

@@ -128,6 +128,7 @@ def test_hard_links_are_refused(files: list[Path]) -> None:
     with pytest.raises(MigrateError) as caught:
         check_writable(files[0])
     assert caught.value.code == "hard-link"
+    assert "the file has 2 hard links, and replacing it would cut it off from the others" in caught.value.cause
 
 
 def test_files_of_others_are_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,12 +136,20 @@ def test_files_of_others_are_refused(files: list[Path], monkeypatch: pytest.Monk
     with pytest.raises(MigrateError) as caught:
         check_writable(files[0])
     assert caught.value.code == "not-owner"
+    assert caught.value.cause == "the file belongs to another user, and what replaces it could not"
+
+
+def test_a_directory_that_takes_no_file_is_refused(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != files[0].parent)
+    with pytest.raises(MigrateError, match=f"read-only: no file can be created in {files[0].parent}"):
+        check_writable(files[0])
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.py"):
-        with pytest.raises(MigrateError):
-            check_writable(path)
+    with pytest.raises(MigrateError, match="not-a-file: this is no regular file"):
+        check_writable(tmp_path)
+    with pytest.raises(MigrateError, match="not-written: cannot be written .No such file or directory."):
+        check_writable(tmp_path / "none.py")
 
 
 def test_ctrl_c_waits_until_the_set_is_whole(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +234,7 @@ def test_two_runs_do_not_write_the_same_files(files: list[Path]) -> None:
         for attempt in (lambda: replace_all(changes(files)), lambda: recover(files)):
             with pytest.raises(MigrateError) as caught:
                 attempt()
-            assert caught.value.code == "busy"
+            assert (caught.value.code, caught.value.cause) == ("busy", "another run is writing these files")
     assert contents(files) == [OLD] * 3
 
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from migrator.errors import MigrateError
 from migrator.write.transaction import Change, replace_all, undo
@@ -39,6 +40,7 @@ def test_runs_are_undone_one_after_another(files: list[Path], tmp_path: Path) ->
     with pytest.raises(MigrateError) as caught:
         undo([tmp_path])
     assert caught.value.code == "nothing-to-undo"
+    assert caught.value.cause == f"no run is known that wrote {tmp_path}"
 
 
 def test_undo_refuses_if_a_file_was_changed_since(files: list[Path]) -> None:
@@ -63,6 +65,32 @@ def test_a_state_directory_that_is_no_directory_is_passed_over(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     replace_all([Change(files[0], OLD, NEW)])
     assert undo(files[:1]) == files[:1]
+
+
+def test_nowhere_to_keep_the_old_bytes(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrator.write.state.candidates", lambda: [files[0] / "no"])
+    with pytest.raises(MigrateError, match="no-state: the old bytes cannot be kept anywhere .tried"):
+        replace_all([Change(files[0], OLD, NEW)])
+    assert files[0].read_bytes() == OLD
+
+
+def test_whoever_writes_keeps_others_waiting(files: list[Path], state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migrator.write.state.PATIENCE", 0.05)
+    state.mkdir(parents=True)
+    with FileLock(state / "lock", is_singleton=False), pytest.raises(MigrateError) as caught:
+        replace_all([Change(files[0], OLD, NEW)])
+    assert (caught.value.code, caught.value.cause) == ("busy", "another run of migrate is writing")
+    assert files[0].read_bytes() == OLD
+
+
+def test_a_git_that_hangs_is_no_permission(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*arguments: object, **options: object) -> None:
+        raise subprocess.TimeoutExpired("git", 30)
+
+    (files[0].parent / ".git").mkdir()
+    monkeypatch.setattr(subprocess, "run", hang)
+    (error,) = uncommitted(files)
+    assert "git gave no answer (" in error.cause
 
 
 def git(folder: Path, *arguments: str) -> None:
