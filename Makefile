@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILE := latent_drift_trajectory.py
 
-.PHONY: demo report test lint coverage bench corpus clean
+.PHONY: demo report test lint coverage bench bench-peers corpus clean
 
 # Two tests at a time, each of them on one thread.
 test: lint
@@ -40,7 +40,16 @@ report: $(STAMP)
 	$(BIN)/migrate validate fixtures/$(FILE) --html build/report.html --json build/report.json || test $$? -eq 3
 
 bench: $(STAMP)
-	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in commands check_tree memory decoding sampling; do $(BIN)/python -m bench.$$name || exit 1; done
+	$(MAKE) bench-peers
+
+# The runtime beside other libraries, in an environment of their own; writes the table of docs/performance.md.
+# litgpt and torchtune ask for other versions of what is there already, and run with these.
+bench-peers:
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet -c constraints.txt -e . -r bench/peers.txt
+	build/peers/bin/python -m pip install --quiet -c constraints.txt --no-deps -r bench/peers-alone.txt
+	build/peers/bin/python -m bench.peers --markdown docs/performance.md
 
 # The tool on pinned packages that nobody here wrote; writes docs/coverage.md.
 corpus: $(STAMP)

@@ -30,6 +30,7 @@ class PreNormBlock(nn.Module):
         dropout: probability in training, on the attention weights and on what is added to the residual.
         rotary_base: base of the rotary embedding; None for no positions at all.
         norm: makes the two norms from `embed_dim`.
+        bias: whether the linear layers have biases.
 
     Shape:
         - x: `(batch, seq_len, embed_dim)`
@@ -39,8 +40,8 @@ class PreNormBlock(nn.Module):
         - output: `(batch, seq_len, embed_dim)`
 
     State dict: `qkv.weight` `(3 * embed_dim, embed_dim)` with the rows of queries, keys, values in this order and in
-    each head by head, `out.weight` `(embed_dim, embed_dim)`, their biases, `feed_forward.*` as in `SwiGLU`, and what
-    the two norms `attention_norm` and `feed_forward_norm` hold.
+    each head by head, `out.weight` `(embed_dim, embed_dim)`, their biases if any, `feed_forward.*` as in `SwiGLU`, and
+    what the two norms `attention_norm` and `feed_forward_norm` hold.
 
     Raises:
         ValueError: if `embed_dim` is no multiple of `num_heads`, the head width is odd with a rotary embedding, or
@@ -60,6 +61,7 @@ class PreNormBlock(nn.Module):
         dropout: float = 0.0,
         rotary_base: float | None = None,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if num_heads <= 0 or embed_dim % num_heads:
@@ -70,11 +72,11 @@ class PreNormBlock(nn.Module):
         self.causal = causal
         self.dropout = dropout
         self.attention_norm = norm(embed_dim)
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias)
         self.rotary = None if rotary_base is None else RotaryEmbedding(embed_dim // num_heads, rotary_base)
-        self.out = nn.Linear(embed_dim, embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim, bias)
         self.feed_forward_norm = norm(embed_dim)
-        self.feed_forward = SwiGLU(embed_dim, hidden_dim)
+        self.feed_forward = SwiGLU(embed_dim, hidden_dim, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past_kv: LayerCache | None = None) -> Tensor:
         if past_kv is not None and not self.causal:

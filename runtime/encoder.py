@@ -19,7 +19,7 @@ class Encoder(GradientCheckpointing, nn.Module):
 
     Args:
         depth: number of blocks, positive.
-        embed_dim, num_heads, hidden_dim, causal, dropout, rotary_base, norm: as in `PreNormBlock`.
+        embed_dim, num_heads, hidden_dim, causal, dropout, rotary_base, norm, bias: as in `PreNormBlock`.
         final_norm: False leaves the final norm to the caller.
 
     Shape:
@@ -48,6 +48,7 @@ class Encoder(GradientCheckpointing, nn.Module):
         dropout: float = 0.0,
         rotary_base: float | None = None,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        bias: bool = True,
         final_norm: bool = True,
     ) -> None:
         super().__init__()
@@ -55,7 +56,14 @@ class Encoder(GradientCheckpointing, nn.Module):
             raise ValueError(f"depth must be positive, got {depth}")
         self.blocks = nn.ModuleList(
             PreNormBlock(
-                embed_dim, num_heads, hidden_dim, causal=causal, dropout=dropout, rotary_base=rotary_base, norm=norm
+                embed_dim,
+                num_heads,
+                hidden_dim,
+                causal=causal,
+                dropout=dropout,
+                rotary_base=rotary_base,
+                norm=norm,
+                bias=bias,
             )
             for _ in range(depth)
         )

@@ -61,13 +61,14 @@ class RotaryEmbedding(PositionTable):
         self.layout: Layout = layout
 
     def compute(self, positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-        """Cosines, and sines with the sign that each channel's partner gets: `(2, len(positions), dim)`."""
+        """Cosine and sine of each pair beside each other, `(len(positions), dim)`; for the layout `half` cosines, and
+        sines with the sign that each channel's partner gets, `(2, len(positions), dim)`."""
         pairs = torch.arange(0, width, 2, device=positions.device, dtype=dtype)
         phase = positions.to(dtype)[:, None] * self.base ** (-pairs / width)  # (T, D/2)
         cos, sin = phase.cos(), phase.sin()
         if self.layout == "half":
             return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
-        return torch.stack((torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1))).flatten(-2)
+        return torch.stack((cos, sin), -1).flatten(-2)
 
     def forward(
         self, q: Tensor, k: Tensor, offset: int = 0, past_kv: LayerCache | None = None
@@ -78,19 +79,35 @@ class RotaryEmbedding(PositionTable):
             offset = offset + past_kv.length
         query_len, key_len = q.size(-2), k.size(-2)
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        cos, sin = self.rows(offset, max(query_len, key_len), self.dim, q.device, dtype).unbind()
+        rows = self.rows(offset, max(query_len, key_len), self.dim, q.device, dtype)
         if query_len == key_len:
-            return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
-        return self._rotate(q, cos[:query_len], sin[:query_len]), self._rotate(k, cos[:key_len], sin[:key_len])
+            return self._rotate(q, rows), self._rotate(k, rows)
+        return self._rotate(q, rows[..., :query_len, :]), self._rotate(k, rows[..., :key_len, :])
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        # Two products and one shuffle; the mixed dtypes are cast inside the kernels, not copied beforehand.
-        return torch.addcmul(x * cos, self._partners(x), sin).to(x.dtype)
-
-    def _partners(self, x: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, rows: Tensor) -> Tensor:
         if self.layout == "half":
-            return x.roll(self.dim // 2, -1)
-        return x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+            # Two products and one shuffle; the mixed dtypes are cast inside the kernels, not copied beforehand.
+            cos, sin = rows.unbind()
+            return torch.addcmul(x * cos, x.roll(self.dim // 2, -1), sin).to(x.dtype)
+        pairs, turns = _in_pairs(x.to(rows.dtype)), _in_pairs(rows)
+        if torch.compiler.is_compiling():  # which fuses real products, and leaves complex ones alone
+            (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+            return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
+        turned = torch.view_as_complex(_dense(pairs)) * torch.view_as_complex(turns)
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, base={self.base:g}, layout={self.layout!r}"
+
+
+def _in_pairs(x: Tensor) -> Tensor:
+    """`(..., dim / 2, 2)`."""
+    pairs: Tensor = x.unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
+    return pairs
+
+
+def _dense(pairs: Tensor) -> Tensor:
+    """As it is, if a complex number could stand where each pair stands; else a copy."""
+    *outer, last = pairs.stride()
+    fits = last == 1 and not any(stride % 2 for stride in outer) and not pairs.storage_offset() % 2
+    return pairs if fits else pairs.contiguous()

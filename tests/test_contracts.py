@@ -16,7 +16,11 @@ from migrator.codemod import Codemod, Phase, Promise
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("migrator", "codemods", "runtime")
 ROOMS = ("read", "recognise", "rewrite", "prove", "write", "checkpoint", "validate", "report")
-TORCH = ("prove", "checkpoint", "validate")  # whose modules are loaded in child processes, but for the face of each room
+TORCH = (
+    "prove",
+    "checkpoint",
+    "validate",
+)  # whose modules are loaded in child processes, but for the face of each room
 COMMAND_LINE = ("run", "commands")  # what sees all rooms
 SHARED = {"errors", "codemod", "config"}  # what every room may use
 CODEMODS = sorted(path.stem for path in (ROOT / "codemods").glob("*.py") if path.stem != "__init__")

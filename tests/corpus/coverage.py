@@ -61,7 +61,11 @@ def page(seen: list[Seen]) -> str:
 
 
 def _page(seen: list[Seen]) -> Iterator[str]:
-    yield from ("# Coverage", "", "What the tool makes of pinned packages that nobody here wrote. Written by `make corpus`,")
+    yield from (
+        "# Coverage",
+        "",
+        "What the tool makes of pinned packages that nobody here wrote. Written by `make corpus`,",
+    )
     yield from ("which also compares each file with what `tests/corpus/manifest.toml` expects of it, and why.", "")
     yield from (totals(seen), "", "## Attention, by package", "")
     yield from ("| " + " | ".join(_COLUMNS[:-1]) + " |", "|" + "---|" * (len(_COLUMNS) - 1))

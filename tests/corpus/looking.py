@@ -34,9 +34,7 @@ class Row:
     @property
     def words(self) -> list[str]:
         """`migrated attention`, `refused attention [scale]`, each with its number, and the verdict."""
-        seen = Counter(
-            f"{o.status} {o.codemod}" + (f" [{o.code}]" if o.code else "") for o in self.outcomes
-        )
+        seen = Counter(f"{o.status} {o.codemod}" + (f" [{o.code}]" if o.code else "") for o in self.outcomes)
         rows = [word if count == 1 else f"{word} x{count}" for word, count in sorted(seen.items())]
         return [*rows, *([] if self.verdict == "unchanged" else [self.verdict])]
 

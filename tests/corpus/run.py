@@ -108,7 +108,9 @@ def update(packages: list[Package], seen: list[Seen]) -> None:
     for one in seen:
         words = found(one.drop_in, one.architecture)
         old = one.package.files
-        one.package.files = {path: File(path, said, old[path].why if path in old else "") for path, said in words.items()}
+        one.package.files = {
+            path: File(path, said, old[path].why if path in old else "") for path, said in words.items()
+        }
     manifest.save(packages)
 
 

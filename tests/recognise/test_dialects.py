@@ -30,13 +30,19 @@ def planned(scores: str, values: str) -> str:
 
 
 def test_einsum_of_einops() -> None:
-    assert "return attention(q, k, v, scale=1.0)" in planned("b h i d, b h j d -> b h i j", "b h i j, b h j d -> b h i d")
-    words = planned("batch query width, batch key width -> batch query key", "batch query key, batch key value -> batch query value")
+    assert "return attention(q, k, v, scale=1.0)" in planned(
+        "b h i d, b h j d -> b h i j", "b h i j, b h j d -> b h i d"
+    )
+    words = planned(
+        "batch query width, batch key width -> batch query key", "batch query key, batch key value -> batch query value"
+    )
     assert "return attention(q, k, v, scale=1.0)" in words
 
 
 def test_the_softmax_tells_which_operand_asks() -> None:
-    assert "return attention(k, q, v, scale=1.0)" in planned("b h i d, b h j d -> b h j i", "b h j i, b h i d -> b h j d")
+    assert "return attention(k, q, v, scale=1.0)" in planned(
+        "b h i d, b h j d -> b h j i", "b h j i, b h i d -> b h j d"
+    )
 
 
 @pytest.mark.parametrize("scores", ["b h i d, b h j d, b -> b h i j", "b h (i d), b h j d -> b h i j"])

@@ -90,7 +90,7 @@ def attention(draw: st.DrawFn, name: str) -> str:
     pick = [draw(st.sampled_from(_SPOILERS[place] if place == spoilt else choices)) for place, choices in steps]
     modern = draw(st.sampled_from([False] * 7 + [True]))
     body = _body(pick[0], _MODERN, _RETURNS[0]) if modern else _body(*pick)
-    return f'''
+    return f"""
 
 class {name}(nn.Module):
     def __init__(self, dim, heads):
@@ -106,7 +106,7 @@ class {name}(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x, mask=None):
-{body}'''
+{body}"""
 
 
 _FEED_FORWARDS = [
@@ -151,7 +151,9 @@ def programs(draw: st.DrawFn) -> tuple[str, list[str]]:
     text += _SINUSOID if with_positions else ""
     block = "".join(f"        {line}\n" for line in draw(st.sampled_from(_BLOCKS)).split("\n"))
     stack = "".join(f"        {line}\n" for line in draw(st.sampled_from(_STACKS)).split("\n"))
-    return text + f'''
+    return (
+        text
+        + f"""
 
 class Block(nn.Module):
     def __init__(self, dim, heads):
@@ -175,4 +177,6 @@ class Model(nn.Module):
     def forward(self, tokens, mask=None):
         x = self.positions(self.embed(tokens))
 {stack}        return self.head(x)
-''', names
+""",
+        names,
+    )

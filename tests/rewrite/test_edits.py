@@ -103,7 +103,10 @@ def test_what_a_replacement_has_taken_over_is_not_said_again() -> None:
     here = definition("def f(x):\n    a = x  # (B, T)\n    b = x  # (B, T)\n    return a + b\n")
     code = "a, b = g(\n    x,  # (B, T)\n    x,  # (B, T)\n)"
     after = apply(here, [Replace(here, node_at(here, 3), code), Remove(here, node_at(here, 2))])
-    assert after == "def f(x):\n    a, b = g(\n        x,  # (B, T)\n        x,  # (B, T)\n    )  # (B, T)\n    return a + b\n"
+    assert (
+        after
+        == "def f(x):\n    a, b = g(\n        x,  # (B, T)\n        x,  # (B, T)\n    )  # (B, T)\n    return a + b\n"
+    )
 
 
 def test_a_second_edit_puts_its_comments_under_the_same_label() -> None:

@@ -76,7 +76,8 @@ def test_token_by_token_equals_the_whole_sequence() -> None:
     rotary, (q, k) = RotaryEmbedding(8), torch.randn(2, 1, 2, 21, 8)
     steps = [rotary(q[..., i : i + 1, :], k[..., i : i + 1, :], offset=i) for i in range(21)]
     for got, whole in zip(zip(*steps, strict=True), RotaryEmbedding(8)(q, k), strict=True):
-        assert torch.equal(torch.cat(got, dim=-2), whole)
+        # Not to the last bit: how a kernel rounds depends on how many rows it gets.
+        torch.testing.assert_close(torch.cat(got, dim=-2), whole, rtol=0, atol=1e-6)
 
 
 def test_queries_and_keys_of_different_lengths_start_at_the_offset() -> None:
