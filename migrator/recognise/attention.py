@@ -84,7 +84,7 @@ def _out_of_reach(index: FileIndex, definition: Definition) -> Iterator[Obstacle
     if hidden or "oftmax" not in definition.text:
         return
     reached = {id(definition.tree), *(id(method) for method in (info.methods.values() if info is not None else ()))}
-    for node in ast.walk(definition.tree):
+    for node in definition.nodes:
         if isinstance(node, FunctionNode) and id(node) not in reached and "oftmax" in definition.source(node):
             for found in in_flow(flow_of(index, definition, node)):
                 if isinstance(found, Obstacle) or found.kind == "legacy":

@@ -156,7 +156,7 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
 def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
     """Who freezes the feed-forward, or treats the weights of one product alone and would miss the new one."""
     for definition in index.definitions:
-        for node in ast.walk(definition.tree):
+        for node in definition.nodes:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
                 frozen = node.attr == "requires_grad_" and node.value.attr in held
                 if frozen or (node.attr in _WEIGHTS and node.value.attr in products):

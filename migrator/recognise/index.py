@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from migrator.recognise.syntax import (
     FunctionNode,
@@ -39,6 +39,13 @@ class Definition:
     first_line: int
     shift: int
     memo: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> list[ast.AST]:
+        """All nodes of `tree`, walked once."""
+        if "nodes" not in self.memo:
+            self.memo["nodes"] = list(ast.walk(self.tree))
+        return cast(list[ast.AST], self.memo["nodes"])
 
     @property
     def last_line(self) -> int:
@@ -365,9 +372,8 @@ def _bound_at_top(definition: Definition) -> set[str]:
 
 def _globals_of(definition: Definition) -> set[str]:
     """Module-level names that a function of the definition may assign."""
-    if "global " not in definition.text:
-        return set()
-    return {name for node in ast.walk(definition.tree) if isinstance(node, ast.Global) for name in node.names}
+    nodes = definition.nodes if "global " in definition.text else []
+    return {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
 
 
 def _calls_of(definition: Definition) -> list[tuple[str, ast.Call, tuple[FunctionNode, ...]]]:
@@ -388,10 +394,7 @@ def _calls_of(definition: Definition) -> list[tuple[str, ast.Call, tuple[Functio
 
 def _attribute_reads(definition: Definition) -> dict[str, int]:
     if "attribute_reads" not in definition.memo:
-        counts: dict[str, int] = {}
-        for node in ast.walk(definition.tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                counts[node.attr] = counts.get(node.attr, 0) + 1
-        definition.memo["attribute_reads"] = counts
+        attributes = (node for node in definition.nodes if isinstance(node, ast.Attribute))
+        definition.memo["attribute_reads"] = Counter(n.attr for n in attributes if isinstance(n.ctx, ast.Load))
     reads: dict[str, int] = definition.memo["attribute_reads"]
     return reads

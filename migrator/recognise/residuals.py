@@ -147,13 +147,15 @@ def replaced_output(index: FileIndex, stack: Stack, outputs: tuple[str, ...]) ->
     """The target of an assignment that puts another tensor or module into the place of a residual output."""
     suffixes = {path[at:] for path in outputs for at in range(len(path)) if at == 0 or path[at - 1] == "."}
     suffixes |= {suffix.rpartition(".weight")[0] for suffix in suffixes} - {""}
+    last = {suffix.rpartition(".")[2] for suffix in suffixes}
     for definition in index.definitions:
-        for node in ast.walk(definition.tree) if "." in definition.text else ():
+        for node in definition.nodes if "." in definition.text else ():
             for target in node.targets if isinstance(node, ast.Assign) else ():
-                text = ast.unparse(target)
-                owner, _, path = text.partition(".")
-                if isinstance(target, ast.Attribute) and _replaces(owner, path, suffixes):
-                    return text
+                if isinstance(target, ast.Attribute) and target.attr in last:
+                    text = ast.unparse(target)
+                    owner, _, path = text.partition(".")
+                    if _replaces(owner, path, suffixes):
+                        return text
     return ""
 
 

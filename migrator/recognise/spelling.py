@@ -103,7 +103,7 @@ def bound_in(definition: Definition) -> set[str]:
     """Every name that is bound inside a definition, its own name included."""
     if "bound" not in definition.memo:
         names: set[str] = set()
-        for node in ast.walk(definition.tree):
+        for node in definition.nodes:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 names.add(node.id)
             elif isinstance(node, ast.arg):

@@ -131,12 +131,9 @@ def imported_names(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str
 
 def stored_names(body: list[ast.stmt]) -> set[str]:
     """Every name that these statements may bind."""
-    return {
-        node.id
-        for statement in walk_statements(body)
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    } | {name for statement in body for node in ast.walk(statement) for name in _bound_otherwise(node)}
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return stored | {name for node in nodes for name in _bound_otherwise(node)}
 
 
 def _bound_otherwise(node: ast.AST) -> list[str]:

@@ -6,6 +6,8 @@ inside of it speaks of that line or its value: above another statement it would 
 
 from __future__ import annotations
 
+import io
+import tokenize
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +29,13 @@ def of(node: cst.CSTNode) -> list[str]:
     return [comment for child in node.children for comment in of(child)]
 
 
+def of_text(code: str) -> list[str]:
+    """The same of a whole text, for which there is a quicker way."""
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    found = (token.string for token in tokens if token.type == tokenize.COMMENT)
+    return [comment for comment in found if not INSTRUCTION.match(comment)]
+
+
 def lost(before: Iterable[str], after: Iterable[str]) -> list[str]:
     """The comments that are said less often afterwards, as often as they are missing."""
     said = Counter(after)
@@ -41,7 +50,8 @@ def lost(before: Iterable[str], after: Iterable[str]) -> list[str]:
 def conserved(before: Statement, after: cst.CSTNode | cst.FlattenSentinel[cst.CSTNode]) -> cst.CSTNode:
     """`after`, one statement or several, with the comments inside of `before` that it lacks on labelled lines above."""
     nodes = list(after) if isinstance(after, cst.FlattenSentinel) else [after]
-    missing = lost(of(before), [comment for node in nodes for comment in of(node)])
+    said = of(before)
+    missing = lost(said, [comment for node in nodes for comment in of(node)]) if said else []
     if not missing:
         return cast(cst.CSTNode, after)
     first = cast(Statement, nodes[0])

@@ -56,7 +56,7 @@ def _apply_lines(definition: Definition, text: str, first: int, edits: Sequence[
         after = module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing))
     except cst.ParserSyntaxError as error:
         raise CannotEdit("the code that would stand here is no Python on its own") from error
-    if "#" in text and comments.lost(comments.of(module), comments.of(after)):
+    if "#" in text and comments.lost(comments.of_text(head + text), comments.of_text(after.code)):
         raise CannotEdit("a comment would be lost")
     return after.code[len(head) :]
 
@@ -159,9 +159,17 @@ class _Applier(cst.CSTTransformer):
         edits = self.plan.get(original_node)
         if edits:
             updated = self.edited(original_node, updated, edits)
-        if updated is not original_node and isinstance(original_node, STATEMENT):
+        if isinstance(original_node, STATEMENT) and self.is_edited(original_node):
             return comments.conserved(original_node, updated)
         return updated
+
+    def is_edited(self, statement: Statement) -> bool:
+        """Whether something of a statement itself is edited, and not only in the statements inside of it."""
+        if statement in self.plan:
+            return True
+        inside = (cst.BaseSuite, cst.BaseCompoundStatement, cst.Else, cst.Finally, cst.ExceptHandler)
+        own = (child for child in statement.children if not isinstance(child, inside))
+        return statement in self.holders and any(child in self.holders or child in self.plan for child in own)
 
     def edited(self, original: cst.CSTNode, node: cst.CSTNode, edits: list[DefinitionEdit]) -> cst.CSTNode:
         before: list[cst.CSTNode] = []
