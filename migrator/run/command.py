@@ -118,6 +118,8 @@ WHAT, PROOF, OUTPUT, RUN = "What to change", "Proof", "Output", "How to run"
 @_option(RUN, "--no-cache", is_flag=True, help="With --check: look again at files that have not changed.")
 @_option(RUN, "--seconds", type=click.FloatRange(min=1), default=120.0, show_default=True, metavar="S",
          help="With --phase 4: for the measurements of one file.")  # fmt: skip
+@_option(OUTPUT, "--report", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+         help="With --phase 4: a page and a JSON document for each file that is measured.")  # fmt: skip
 @_option(OUTPUT, "--format", type=click.Choice(FORMATS), default="text", show_default=True,
          help="For people, for programs, for code scanning, or as annotations of a GitHub workflow.")  # fmt: skip
 @_option(OUTPUT, "-q", "--quiet", is_flag=True, help="Only refusals, work that is left, and errors.")
@@ -135,6 +137,8 @@ def migrate(
     """
     if _given(context, "runtime_name") and not given["vendor"]:
         raise click.UsageError("--runtime-name needs --vendor")
+    if given["report"] is not None:
+        _check_report(given["phase"])
     _check_flags(dry_run=dry_run, check=check, **given)
     mode = CHECK if check else DRY_RUN if dry_run else WRITE
     if _given(context, "only") and not _given(context, "skip"):
@@ -145,6 +149,15 @@ def migrate(
     run = execute(options)
     show(run, options)
     return run.exit_code
+
+
+def _check_report(phase: str) -> None:
+    """What draws a page has to be there before anything is proved and measured for it."""
+    if phase != "4":
+        raise click.UsageError("--report needs --phase 4, which measures what it reports")
+    from migrator.report.html import check_installed
+
+    check_installed()
 
 
 def _given(context: click.Context, name: str) -> bool:

@@ -24,6 +24,7 @@ class Options:
     keep_failed: bool = False
     timeout: float = 120.0
     seconds: float = 120.0
+    report: Path | None = None
     format: str = "text"
     quiet: bool = False
     verbose: bool = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from migrator.config import nearest
 from migrator.errors import MigrateError
@@ -28,3 +30,28 @@ def measure(options: Options, files: Sequence[FileResult]) -> None:
                 file.validation = validate(request, show)
             except MigrateError as error:
                 file.unmeasured = error.cause
+                continue
+            if options.report is not None:
+                _write(options.report, file)
+
+
+def _write(folder: Path, file: FileResult) -> None:
+    """A page and a document that are called like the file.
+
+    Raises:
+        MigrateError: the folder cannot be written to; the file itself is written by now.
+    """
+    from migrator.report.html import render
+    from migrator.report.hunks import hunks
+
+    assert file.validation is not None and file.texts is not None
+    page = render(file.validation, hunks(*file.texts, file.outcomes), file.verification)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{file.path.stem}.html").write_text(page, encoding="utf-8")
+        (folder / f"{file.path.stem}.json").write_text(
+            json.dumps(file.validation.to_json(), indent=2), encoding="utf-8"
+        )
+    except OSError as error:
+        cause = f"the report cannot be written ({error.strerror})"
+        raise MigrateError("not-written", cause, "name another folder", path=folder) from error

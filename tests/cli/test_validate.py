@@ -74,13 +74,23 @@ def test_what_cannot_be_measured_ends_in_one_line(
     assert len(err.strip().splitlines()) == 1 or "Usage:" in err
 
 
+def test_a_report_needs_phase_4(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(file, "--phase", "3", "--report", file.parent / "reports") == 2
+    assert "--report needs --phase 4" in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == LEGACY
+
+
 def test_phase_4_migrates_and_then_measures(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = run(file, "--phase", "4", "--no-verify", "--seconds", "8", "--format", "json")
+    reports = file.parent / "reports"
+    code = run(file, "--phase", "4", "--no-verify", "--seconds", "8", "--format", "json", "--report", reports)
     data = json.loads(capsys.readouterr().out)
     (entry,) = data["files"]
     assert entry["written"] and "RotaryEmbedding" in file.read_text(encoding="utf-8")
     assert entry["validation"]["legacy"] == f"{file} as it was" and entry["validation"]["memory"]["rows"]
     assert code in (0, 3) and data["exit_code"] == code
+    assert json.loads((reports / "tiny.json").read_text(encoding="utf-8")) == entry["validation"]
+    page = (reports / "tiny.html").read_text(encoding="utf-8")
+    assert "self.rotary = RotaryEmbedding" in page
     # A second run has nothing to compare with, and is done.
     assert run(file, "--phase", "4", "--format", "json") == 0
     assert "validation" not in json.loads(capsys.readouterr().out)["files"][0]
