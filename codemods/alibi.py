@@ -23,13 +23,11 @@ from migrator.codemod import (
     Place,
     Promise,
     Refusal,
-    Remove,
     Replace,
     Site,
-    Swap,
 )
 from migrator.recognise.anatomy import Attention
-from migrator.recognise.carriage import Departure, departures, group_obstacle, keepers
+from migrator.recognise.carriage import Departure, departures, group_obstacle, keepers, said_of
 from migrator.recognise.consumers import PositionGroup, groups
 from migrator.recognise.index import FileIndex
 from migrator.recognise.spelling import call, free_name, runtime_name
@@ -87,12 +85,7 @@ class ALiBi(Codemod):
         owners = [found.owner for found in part.attentions]
         for position, found in enumerate(part.attentions):
             yield from _arrival(part.index, found, part, found.owner not in owners[:position])
-        for departure in (one for one in part.departures if one.edits):
-            if departure.replacement is None:
-                assert isinstance(departure.node, ast.stmt)
-                yield Remove(departure.definition, departure.node)
-            else:
-                yield Replace(departure.definition, departure.node, departure.replacement)
+        yield from (departure.edit() for departure in part.departures if departure.edits)
         yield part.imports
 
 
@@ -126,13 +119,14 @@ def _site(index: FileIndex, group: PositionGroup, place: Place) -> Site:
     claim = Claim(
         definitions=(*consumers, *group.attentions),
         models=(*group.attentions, *consumers),
-        off=tuple(Swap.of(d.definition, d.call, d.argument) for d in part.departures if d.call is not None),
+        dropped=tuple((one.info.name, one.attribute) for one in group.consumers if one.table is not None),
+        off=tuple(swap for departure in part.departures if (swap := departure.off) is not None),
         parts=tuple(AlibiPart(name, attribute) for name in group.attentions),
         changes=(
             ("absolute position", "ALiBi attention sees distances between tokens, no longer their absolute places"),
         ),
     )
-    return Site(place, f"additive sinusoid -> ALiBi in {', '.join(group.attentions)}", claim, part)
+    return Site(place, f"{said_of(group)} -> ALiBi in {', '.join(group.attentions)}", claim, part)
 
 
 def _arrival(index: FileIndex, found: Attention, part: _Part, first: bool) -> Iterator[AnyEdit]:

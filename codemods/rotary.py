@@ -18,14 +18,12 @@ from migrator.codemod import (
     Place,
     Promise,
     Refusal,
-    Remove,
     Replace,
     RotaryPart,
     Site,
-    Swap,
 )
 from migrator.recognise.anatomy import Attention
-from migrator.recognise.carriage import Departure, base_obstacle, departures, group_obstacle, keepers
+from migrator.recognise.carriage import Departure, base_obstacle, departures, group_obstacle, keepers, said_of
 from migrator.recognise.constants import init_values
 from migrator.recognise.consumers import PositionGroup, base_number, groups
 from migrator.recognise.index import FileIndex
@@ -96,7 +94,7 @@ class Rotary(Codemod):
         base = first.base_text
         arrivals = (_arrival(index, one, spelling, base) for held in group.attentions.values() for one in held)
         part = _Part(tuple(arrivals), tuple(departures(group)), imported)
-        message = f"additive sinusoid -> rotary positions in {', '.join(group.attentions)} (base {base})"
+        message = f"{said_of(group)} -> rotary positions in {', '.join(group.attentions)} (base {base})"
         return Site(place, message, _claim(index, group, part), part)
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
@@ -110,12 +108,7 @@ class Rotary(Codemod):
             yield Insert(definition, arrival.statement, arrival.rotation, "before")
             for node, name in arrival.renamed:
                 yield Replace(definition, node, name)
-        for departure in (one for one in part.departures if one.edits):
-            if departure.replacement is None:
-                assert isinstance(departure.node, ast.stmt)
-                yield Remove(departure.definition, departure.node)
-            else:
-                yield Replace(departure.definition, departure.node, departure.replacement)
+        yield from (departure.edit() for departure in part.departures if departure.edits)
         yield part.imports
 
 
@@ -178,7 +171,8 @@ def _claim(index: FileIndex, group: PositionGroup, part: _Part) -> Claim:
     return Claim(
         definitions=(*consumers, *group.attentions),
         models=(*group.attentions, *consumers),
-        off=tuple(Swap.of(d.definition, d.call, d.argument) for d in part.departures if d.call is not None),
+        dropped=tuple((one.info.name, one.attribute) for one in group.consumers if one.table is not None),
+        off=tuple(swap for departure in part.departures if (swap := departure.off) is not None),
         parts=tuple(
             RotaryPart(name, _attribute(held[0]), base, "interleaved") for name, held in group.attentions.items()
         ),

@@ -226,6 +226,7 @@ class Claim:
         abilities: what the text can do after the change and could not before; the proof tries it.
         parameters: (function or "Class.method", names of parameters with defaults that it gains at its end).
         bases: (class, base that it gains).
+        dropped: (class, attribute that it loses), with all that its state held.
     """
 
     definitions: tuple[str, ...]
@@ -237,6 +238,7 @@ class Claim:
     abilities: tuple[Ability, ...] = ()
     parameters: tuple[tuple[str, tuple[str, ...]], ...] = ()
     bases: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
 
 
 # --- what to do ----------------------------------------------------------------------------------------------------
@@ -294,6 +296,15 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """The keyword argument `name` leaves the call `node`."""
+
+    definition: Definition
+    node: ast.Call
+    name: str
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One more parameter with a default, such as `use_cache: bool = False`, at the end of those of a function."""
 
@@ -310,7 +321,7 @@ class Import:
     name: str = ""
 
 
-AnyEdit = Union[Edit, Replace, Remove, Insert, Argument, Parameter, Import]
+AnyEdit = Union[Edit, Replace, Remove, Insert, Argument, Withdraw, Parameter, Import]
 
 
 if TYPE_CHECKING or "libcst.codemod" not in sys.modules:

@@ -48,7 +48,7 @@ def _sets_and_sizes(bench: Bench, symbol: str, pairs: Sequence[Twins]) -> None:
                 tally.fail(problem)
                 continue
             tally.ok()
-            for stack in _stacks(pair.after):
+            for stack in (stack for stack in _stacks(pair.after) if _reached(pair, stack[0])):
                 ratio = _by_depth(new, stack) / _by_depth(old, stack)
                 tally.measured(
                     max(ratio, 1 / ratio) if ratio > 0 else math.inf, f"the ratio of first to last block of {stack[0]}"

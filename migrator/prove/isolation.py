@@ -146,6 +146,7 @@ def lost_attribute(pair: Twins, stage: Stage) -> str | None:
     lines = split_lines(stage.before)
     swapped = {line for claim in stage.claims for swap in claim.off for line in range(swap.line, swap.end_line + 1)}
     off = {name for line in swapped for name in re.findall(r"\.(\w+)", lines[line - 1])}
+    off |= {attribute for claim in stage.claims for _, attribute in claim.dropped}
     for path, names in pair.before.attributes.items():
         if path not in pair.after.attributes:
             continue

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from migrator.codemod import AnyEdit, Remove, Replace, Swap, Withdraw
 from migrator.recognise.composition import users_of
 from migrator.recognise.consumers import (
     RETURNED,
@@ -17,6 +18,7 @@ from migrator.recognise.consumers import (
 )
 from migrator.recognise.coverage import handed_in, other_reader, strange_attention, uncovered
 from migrator.recognise.index import Definition, FileIndex
+from migrator.recognise.learned import LearnedTable, Lookup
 from migrator.recognise.spelling import parenthesised
 from migrator.recognise.values import Value
 
@@ -35,11 +37,28 @@ class Departure:
     argument: str = ""  # what the call gives while the positions are off
     edits: bool = True
 
+    def edit(self) -> AnyEdit:
+        """What happens to the text."""
+        if isinstance(self.node, ast.keyword):
+            assert isinstance(self.call, ast.Call) and self.node.arg is not None
+            return Withdraw(self.definition, self.call, self.node.arg)
+        if self.replacement is None:
+            assert isinstance(self.node, ast.stmt)
+            return Remove(self.definition, self.node)
+        return Replace(self.definition, self.node, self.replacement)
+
+    @property
+    def off(self) -> Swap | None:
+        """How the text before is switched off here."""
+        if self.call is None or isinstance(self.node, ast.keyword):
+            return None
+        return Swap.of(self.definition, self.call, self.argument)
+
 
 def keepers(index: FileIndex) -> Iterator[tuple[Consumer, Obstacle | None]]:
     """Consumers that have positions and no attention that could carry them, and what makes that doubtful."""
     for consumer in consumers(index):
-        if not consumer.stacks and consumer.calls:
+        if not consumer.stacks and consumer.calls and consumer.table is None:
             yield consumer, _doubt(index, consumer)
 
 
@@ -85,6 +104,11 @@ def _of_consumer(index: FileIndex, consumer: Consumer) -> Obstacle | None:
     if reader:
         return "positions-read", f"{where} is read by {reader}", "remove that use, or keep the positions"
     for flow, value in consumer.calls:
+        if consumer.table is not None:
+            assert value.node is not None
+            if _is_conditional(flow.function, value.node) or not isinstance(value.statement, _SIMPLE):
+                return "conditional", f"{where} is added under a condition", "split the two cases into two classes"
+            continue
         assert isinstance(value.node, ast.Call)
         if len(value.node.args) + len(value.node.keywords) != 1:
             seen = f"`{ast.unparse(value.node)}` gives the encoding more than its input"
@@ -97,8 +121,24 @@ def _of_consumer(index: FileIndex, consumer: Consumer) -> Obstacle | None:
     if consumer.dropout and consumer.replacement is None:
         seen = f"the rate of the dropout in {where} is not said where it is built"
         return "carrier", seen, "hand the rate over as a number or a name"
+    if consumer.table is not None and consumer.table.holder is not None:
+        return _of_item(consumer, consumer.table)
     if not _plain(consumer.assignment.statement):
         return "layout", f"{where} is assigned together with something else", "assign it in a statement of its own"
+    return None
+
+
+def _of_item(consumer: Consumer, table: LearnedTable) -> Obstacle | None:
+    """An item of a ModuleDict stands in a line, or between commas, without a comment of its own."""
+    assert table.holder is not None
+    word = next(word for word in table.holder.keywords if word.arg == table.item)
+    lines = consumer.info.definition.text.splitlines()
+    first = consumer.info.definition.line_in_text(word) - 1
+    if any(
+        "#" in line for line in lines[max(first - 1, 0) : first + (word.end_lineno or word.lineno) - word.lineno + 1]
+    ):
+        seen = f"a comment stands beside {consumer.info.name}.{consumer.attribute}"
+        return "layout", seen, "put it above the whole statement"
     return None
 
 
@@ -121,12 +161,39 @@ def departures(group: PositionGroup) -> Iterator[Departure]:
     """All that goes: the attribute and each call of it."""
     for consumer in group.consumers:
         definition = consumer.info.definition
-        if consumer.replacement is not None:  # the calls stay, and only drop
+        table = consumer.table
+        if table is not None and table.holder is not None:
+            keyword = next(word for word in table.holder.keywords if word.arg == table.item)
+            yield Departure(definition, keyword, None, table.holder)
+        elif consumer.replacement is not None:  # the calls stay, and only drop
             yield Departure(definition, consumer.assignment.value, consumer.replacement, None)
         else:
             yield Departure(definition, consumer.assignment.statement, None, None)
-        for _, value in consumer.calls:
+        for lookup in table.lookups if table is not None else ():
+            yield from _of_lookup(definition, lookup)
+        for _, value in consumer.calls if table is None else ():
             yield _of_call(definition, value) if consumer.replacement is None else _dropping(consumer, value)
+
+
+def _of_lookup(definition: Definition, lookup: Lookup) -> Iterator[Departure]:
+    """The sum becomes its other side, and what made the rows goes."""
+    node, statement, kept = lookup.total.node, lookup.total.statement, lookup.tokens.node
+    assert isinstance(node, ast.BinOp) and statement is not None
+    side = node.left if kept is node.left or lookup.total.args[0] is lookup.tokens else node.right
+    tokens = definition.source(side)
+    replacement = parenthesised(tokens) if _binds(statement, node) else tokens
+    yield Departure(definition, node, replacement, node, replacement)
+    for made in lookup.unneeded:
+        yield Departure(definition, made, None, None)
+
+
+def said_of(group: PositionGroup) -> str:
+    """What the positions are that leave."""
+    learned = [f"{one.info.name}.{one.attribute}" for one in group.consumers if one.table is not None]
+    if not learned:
+        return "additive sinusoid"
+    others = "additive sinusoid and " if len(learned) < len(group.consumers) else ""
+    return f"{others}learned positions ({', '.join(learned)} leaves the state dict)"
 
 
 def _dropping(consumer: Consumer, value: Value) -> Departure:

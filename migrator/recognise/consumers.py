@@ -12,6 +12,7 @@ from migrator.recognise.composition import Component, components, contains, reac
 from migrator.recognise.constants import number
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Assignment, ClassInfo, FileIndex
+from migrator.recognise.learned import LearnedTable, learned_tables
 from migrator.recognise.positions import carriers, dropout_of, encodings
 from migrator.recognise.shapes import symbol
 from migrator.recognise.spelling import bound_in
@@ -30,7 +31,9 @@ _PASSING = ("dropout", "contiguous", "identity", "phi")
 
 @dataclass(eq=False)
 class Consumer:
-    """A class with a position carrier: `attribute` is added to its values in `calls`.
+    """A class with positions of its own: `attribute` is added to its values in `calls`.
+
+    It is a carrier, and the calls are its calls; or a `table` that is learned, and the calls are the sums.
 
     `stacks` are the attending components that the sums flow into; `positioned` are the ids of the very nodes that name
     them there; `elsewhere` tells what else the sums meet. `base` is an expression, `base_text` how it is written.
@@ -47,6 +50,13 @@ class Consumer:
     elsewhere: str = ""
     dropout: str = ""  # the attribute of the carrier that drops a part of the sum
     replacement: str | None = None  # what makes such a dropout in the carrier's place
+    table: LearnedTable | None = None
+
+    @property
+    def named(self) -> set[int]:
+        """The ids of the nodes by which the calls name the attribute."""
+        reads = [lookup.read for lookup in self.table.lookups] if self.table else [value for _, value in self.calls]
+        return {id(node) for read in reads for node in _naming(read)}
 
 
 @dataclass(eq=False)
@@ -58,9 +68,9 @@ class PositionGroup:
 
 
 def consumers(index: FileIndex) -> list[Consumer]:
-    """Every class that holds and calls a sinusoidal carrier."""
+    """Every class that holds and calls a sinusoidal carrier, or adds rows of a learned table."""
     known = carriers(index)
-    found: list[Consumer] = []
+    found: list[Consumer] = [_of_table(index, table) for table in learned_tables(index)]
     for info in index.modules.values():
         for attribute, carrier in _carrier_attributes(index, info, known):
             assignment = info.attributes[attribute][0]
@@ -72,6 +82,22 @@ def consumers(index: FileIndex) -> list[Consumer]:
             _follow(index, consumer)
             found.append(consumer)
     return found
+
+
+def _of_table(index: FileIndex, table: LearnedTable) -> Consumer:
+    """A learned table has no base; rotary positions begin with that of the paper."""
+    calls = [(lookup.flow, lookup.total) for lookup in table.lookups]
+    base = ast.Constant(_DEFAULT_BASE)
+    consumer = Consumer(table.info, table.attribute, table.assignment, base, repr(_DEFAULT_BASE), calls, table=table)
+    _follow(index, consumer)
+    return consumer
+
+
+def _naming(read: Value) -> Iterator[ast.AST]:
+    if isinstance(read.node, ast.Call):
+        yield read.node.func
+    elif isinstance(read.node, ast.Subscript):
+        yield read.node.value
 
 
 def groups(index: FileIndex) -> list[PositionGroup]:

@@ -62,20 +62,21 @@ def _bare_uses(index: FileIndex, consumer: Consumer) -> Iterator[str]:
 
 def other_reader(index: FileIndex, consumer: Consumer) -> str:
     """Code that uses the encoding in another way than the consumer's own calls."""
-    calls = {id(value.node.func) for _, value in consumer.calls if isinstance(value.node, ast.Call)}
+    calls = consumer.named
     own = {id(node) for node in ast.walk(consumer.assignment.statement)}
     kin = family(index, consumer.info)
+    held, _, attribute = consumer.attribute.rpartition(".")
     for definition in index.definitions:
-        if consumer.attribute not in definition.text:
+        if attribute not in definition.text:
             continue
         for node in ast.walk(definition.tree):
             if id(node) in calls | own:
                 continue
-            if _names_attribute(node, consumer.attribute):
+            if _names_attribute(node, attribute):
                 return f"line {definition.line(node)}"
-            if isinstance(node, ast.Attribute) and node.attr == consumer.attribute:
-                elsewhere = isinstance(node.value, ast.Name) and node.value.id == "self" and definition not in kin
-                if not elsewhere:
+            if isinstance(node, ast.Attribute) and node.attr == attribute:
+                alone = isinstance(node.value, ast.Name) and node.value.id == "self"
+                if not alone or (definition in kin and not held):  # `self.wpe` is no item of `self.transformer`
                     return f"line {definition.line(node)}"
     return ""
 

@@ -38,6 +38,8 @@ def _dim(owner: ClassInfo, value: Value, axis: int, depth: int = 8) -> ast.expr 
         return _dim(owner, value.args[0], source, depth - 1) if source is not None else None
     if value.op in ("mul", "div"):
         return _dim(owner, value.args[0], axis, depth - 1)
+    if value.op == "module" and axis == -1:
+        return _width_of(owner, value.data, "out_features", 1)
     parts = _taken_apart(value)
     if parts is not None:
         whole, removed = parts
@@ -147,13 +149,20 @@ def _last_size_of(value: Value) -> Value | None:
 def _features(owner: ClassInfo, value: Value) -> ast.expr | None:
     """The width that a linear layer takes, as `__init__` says it, if `value` is put into one."""
     for user in value.users:
-        made = owner.attribute(user.data) if user.op == "module" else None
-        if isinstance(made, ast.Call) and owner.index.resolve(made.func) == "torch.nn.Linear":
-            given = made.args[0] if made.args else None
-            width = next((k.value for k in made.keywords if k.arg == "in_features"), given)
-            if width is not None and _stays(owner, width):
-                return width
+        width = _width_of(owner, user.data, "in_features", 0) if user.op == "module" else None
+        if width is not None:
+            return width
     return None
+
+
+def _width_of(owner: ClassInfo, attribute: str, name: str, place: int) -> ast.expr | None:
+    """A width of the linear layer `self.attribute`, where its expression still means the same at the end."""
+    made = owner.attribute(attribute)
+    if not isinstance(made, ast.Call) or owner.index.resolve(made.func) != "torch.nn.Linear":
+        return None
+    given = made.args[place] if len(made.args) > place else None
+    width = next((k.value for k in made.keywords if k.arg == name), given)
+    return width if width is not None and _stays(owner, width) else None
 
 
 def _stays(owner: ClassInfo, expression: ast.expr) -> bool:

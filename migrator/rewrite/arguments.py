@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import libcst as cst
 
-from migrator.codemod import Argument, Parameter
+from migrator.codemod import Argument, Parameter, Withdraw
 from migrator.recognise.spelling import LINE_LIMIT
 from migrator.recognise.syntax import split_lines
 
@@ -30,6 +30,16 @@ def with_argument(node: cst.CSTNode, edit: Argument) -> cst.Call:
     if len(lines) == 3 and edit.node.col_offset + len(lines[1]) > LINE_LIMIT and "#" not in lines[1]:
         return longer.with_changes(args=_exploded(args))
     return longer
+
+
+def without_argument(node: cst.CSTNode, edit: Withdraw) -> cst.Call:
+    """The call without one of its keywords; whatever ended the list of arguments still ends it."""
+    assert isinstance(node, cst.Call)
+    kept = [arg for arg in node.args if arg.keyword is None or arg.keyword.value != edit.name]
+    if kept and node.args[-1] not in kept:
+        last = node.args[-1]
+        kept[-1] = kept[-1].with_changes(comma=last.comma, whitespace_after_arg=last.whitespace_after_arg)
+    return node.with_changes(args=kept)
 
 
 def with_parameter(node: cst.CSTNode, edit: Parameter) -> cst.FunctionDef:

@@ -10,14 +10,14 @@ from typing import Union, cast
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
-from migrator.codemod import Argument, Edit, Insert, Parameter, Remove, Replace
+from migrator.codemod import Argument, Edit, Insert, Parameter, Remove, Replace, Withdraw
 from migrator.recognise.index import Definition
 from migrator.recognise.syntax import FunctionNode, split_lines
 from migrator.rewrite import comments
-from migrator.rewrite.arguments import with_argument, with_parameter
+from migrator.rewrite.arguments import with_argument, with_parameter, without_argument
 from migrator.rewrite.comments import STATEMENT, Statement
 
-DefinitionEdit = Union[Edit, Replace, Remove, Insert, Argument, Parameter]
+DefinitionEdit = Union[Edit, Replace, Remove, Insert, Argument, Withdraw, Parameter]
 _Span = tuple[int, int, int, int]
 
 
@@ -186,6 +186,8 @@ class _Applier(cst.CSTTransformer):
                 here = self.replacement(here[0], edit.code)
             elif isinstance(edit, Argument):
                 here = [with_argument(here[0], edit)]
+            elif isinstance(edit, Withdraw):
+                here = [without_argument(here[0], edit)]
             elif isinstance(edit, Parameter):
                 here = [with_parameter(here[0], edit)]
             else:
