@@ -97,6 +97,6 @@ def location(error: BaseException, path: Path) -> str:
 
 def described(error: BaseException, path: Path | None = None) -> str:
     """One line for an exception of user code."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     where = location(error, path) if path is not None else ""
     return f"{type(error).__name__}: {text[:240]}{where}" if text else f"{type(error).__name__}{where}"
