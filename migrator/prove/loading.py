@@ -9,6 +9,8 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+from migrator.errors import printable
+
 _SIMPLE_CALLS = frozenset((
     "len", "range", "ord", "chr", "list", "dict", "set", "tuple", "frozenset", "sorted", "enumerate", "zip", "int",
     "float", "str", "bool", "max", "min", "sum", "abs", "round", "map", "field", "namedtuple", "compile", "getLogger",
