@@ -9,6 +9,7 @@ import json
 import textwrap
 import time
 import types
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,9 +43,10 @@ def discover(
         except Exception as error:
             errors.append(loading.described(error))
             continue
-        found = Search(module).methods(message["methods"])
+        search = Search(module)
+        found = search.methods(message["methods"])
         if not found:
-            errors.append("no inputs were found that its forward runs with")
+            errors.append(f"no inputs were found that its forward runs with{search.why}")
             continue
         sizes, inner = _harvest(module, found, recorder, out)
         if not any(sizes.values()):
@@ -66,6 +68,12 @@ class Search:
     module: nn.Module
     patience: float = _PATIENCE
     deadline: float = field(init=False)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def why(self) -> str:
+        """What its code says most often; inputs of a wrong shape say something else each time."""
+        return "".join(f"; most often it says {failure}" for failure, _ in self.failures.most_common(1))
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.patience
@@ -90,7 +98,7 @@ class Search:
             for call in inputs.calls(parameters, self.module, embedded):
                 if time.monotonic() > self.deadline:
                     return runs
-                finite = attempt(self.module, name, parameters, call, 3, length)
+                finite = attempt(self.module, name, parameters, call, 3, length, self.failures)
                 if finite:
                     return _as_meant(self.module, name, parameters, call, length)
                 runs = call if finite is not None and runs is None else runs
@@ -124,17 +132,19 @@ def _as_meant(
 
 
 def attempt(
-    module: nn.Module, name: str, parameters: list[inputs.Parameter], call: list[inputs.Spec], batch: int, length: int
-) -> bool | None:
+    module: nn.Module, name: str, parameters: list[inputs.Parameter], call: list[inputs.Spec], batch: int, length: int,
+    failures: Counter[str] | None = None,
+) -> bool | None:  # fmt: skip
     """Whether a call gives finite numbers; None if it fails, or gives no tensor at all."""
-    out = outcome(module, name, parameters, call, batch, length)
+    out = outcome(module, name, parameters, call, batch, length, failures)
     return None if out is None else all(bool(t.isfinite().all()) for t in out if t.is_floating_point())
 
 
 def outcome(
-    module: nn.Module, name: str, parameters: list[inputs.Parameter], call: list[inputs.Spec], batch: int, length: int
-) -> list[Tensor] | None:
-    """The tensors that a call gives; None if it fails, or gives none."""
+    module: nn.Module, name: str, parameters: list[inputs.Parameter], call: list[inputs.Spec], batch: int, length: int,
+    failures: Counter[str] | None = None,
+) -> list[Tensor] | None:  # fmt: skip
+    """The tensors that a call gives; None if it fails, and `failures` says how, or gives none."""
     from migrator.prove.box import seed_all
 
     args, kwargs = arguments(parameters, call, batch, length)
@@ -142,7 +152,9 @@ def outcome(
         seed_all(1)
         with torch.no_grad(), limited(_ATTEMPT):
             result = getattr(building_copy(module), name)(*args, **kwargs)
-    except Exception:
+    except Exception as error:
+        if failures is not None:
+            failures[loading.described(error)] += 1
         return None
     out: list[Tensor] = []
     encode(result, out, strict=False)

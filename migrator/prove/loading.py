@@ -9,6 +9,8 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+from migrator.errors import printable
+
 _SIMPLE_CALLS = frozenset((
     "len", "range", "ord", "chr", "list", "dict", "set", "tuple", "frozenset", "sorted", "enumerate", "zip", "int",
     "float", "str", "bool", "max", "min", "sum", "abs", "round", "map", "field", "namedtuple", "compile", "getLogger",
@@ -97,6 +99,6 @@ def location(error: BaseException, path: Path) -> str:
 
 def described(error: BaseException, path: Path | None = None) -> str:
     """One line for an exception of user code."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     where = location(error, path) if path is not None else ""
     return f"{type(error).__name__}: {text[:240]}{where}" if text else f"{type(error).__name__}{where}"

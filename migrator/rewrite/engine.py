@@ -61,7 +61,7 @@ def plan(
         if step <= phase:
             codemods = chosen(step, only, skip, choices or {})
             run.phase(codemods, findings_only and step == phase)
-    if run.stages:
+    if run.stages and not findings_only:
         ast.parse(run.index.source)
     return Plan(path, source, run.index.source, tuple(run.stages), run.outcomes())
 
