@@ -26,6 +26,7 @@ class Ended(BaseException):
         self.exit_code = 128 + number
 
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTS = (click.Abort, KeyboardInterrupt, Ended)
 
 
@@ -38,10 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _listen()
         code = migrate.main(list(arguments), prog_name="migrate", standalone_mode=False)
         sys.stdout.flush()
+        _stop_listening()
     except click.ClickException as error:
         _say(error.show)
         code = error.exit_code
     except (Exception, *_INTERRUPTS) as error:
+        _stop_listening()
         if "--debug" in arguments and not isinstance(error, (MigrateError, *_INTERRUPTS)):
             raise
         line, code = _told(error)
@@ -99,8 +102,27 @@ def _listen() -> None:
     def end(number: int, frame: FrameType | None) -> None:
         raise Ended(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    sys.unraisablehook = _send_again
+    for number in _ENDS:
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored
             signal.signal(number, end)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop_listening() -> None:
+    """All is done, and what is left to say is a line: from here on signals just end the process again."""
+    for number in _ENDS:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Python drops what a destructor raises, also where a signal did it: then the signal comes a moment later."""
+    if not isinstance(unraisable.exc_value, Ended | KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    import threading
+
+    number = unraisable.exc_value.exit_code - 128 if isinstance(unraisable.exc_value, Ended) else signal.SIGINT
+    threading.Timer(0.02, os.kill, (os.getpid(), number)).start()

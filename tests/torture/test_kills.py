@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -51,6 +53,35 @@ def test_a_killed_run_is_made_whole(folder: Path, tmp_path: Path, number: int) -
     else:
         finish(start(tmp_path, "undo", folder))
         assert texts(folder) == {OLD}
+
+
+IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from migrator import cli
+from migrator.rewrite import engine
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.01)
+
+def plan(*arguments, **options):
+    held = Held()
+    del held
+    time.sleep(10)
+
+engine.plan = plan
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_in_a_destructor_is_not_dropped(folder: Path, number: int) -> None:
+    command = [sys.executable, "-c", IN_A_DESTRUCTOR, str(int(number)), str(folder), "--no-verify"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert run.returncode == 128 + number and "Traceback" not in run.stderr
+    assert run.stderr.strip().startswith("interrupted: ")
+    assert texts(folder) == {OLD}
 
 
 def test_two_runs_at_once(folder: Path, tmp_path: Path) -> None:
