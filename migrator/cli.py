@@ -96,16 +96,16 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # a message may hold what the terminal's encoding lacks
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Ended(number)
+
+
 def _listen() -> None:
     """From here on signals are errors like others; before it, they just end the process."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Ended(number)
-
     sys.unraisablehook = _send_again
     for number in _ENDS:
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored
-            signal.signal(number, end)
+            signal.signal(number, _end)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -113,7 +113,7 @@ def _listen() -> None:
 def _stop_listening() -> None:
     """All is done, and what is left to say is a line: from here on signals just end the process again."""
     for number in _ENDS:
-        if callable(signal.getsignal(number)):
+        if signal.getsignal(number) is _end:
             signal.signal(number, signal.SIG_DFL)
 
 
@@ -125,4 +125,4 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
     import threading
 
     number = unraisable.exc_value.exit_code - 128 if isinstance(unraisable.exc_value, Ended) else signal.SIGINT
-    threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+    threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, number)).start()
