@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -72,7 +73,7 @@ class _Run:
     left_out: frozenset[tuple[str, str]] = frozenset()
     stages: list[Stage] = field(default_factory=list)
     modern: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
-    left: dict[type[Codemod], list[Refusal]] = field(default_factory=dict)
+    left: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
     original: FileIndex = field(init=False)
     keeping: Keeping = field(init=False)
     rows: list[Outcome] = field(default_factory=list)
@@ -93,14 +94,14 @@ class _Run:
                     break
         for codemod in codemods:
             self.rows += self.modern.get(codemod, [])
-            self.rows += [self.row(codemod, refusal) for refusal in self.left.get(codemod, [])]
+            self.rows += self.left.get(codemod, [])
             self.rows += [self.row(codemod, kept) for kept in self.keeping.kept.get(name_of(codemod), [])]
 
     def one(self, codemod: type[Codemod], apply: bool = True) -> bool:
         """One pass of one codemod; whether it changed anything."""
         findings = self.keeping.without_kept(name_of(codemod), self.index, codemod().find(self.index))
         sites = [finding for finding in findings if isinstance(finding, Site)]
-        self.left[codemod] = [finding for finding in findings if isinstance(finding, Refusal)]
+        self.left[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Refusal)]
         if codemod not in self.modern:  # what this run makes modern is reported as migrated
             self.modern[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Modern)]
         if not apply:
@@ -139,7 +140,7 @@ class _Run:
                 index = _applied(self.index, [*edits, *new])
             except CannotEdit as obstacle:
                 remedy = "bring it into plain statements, one on a line"
-                self.left[codemod].append(Refusal(site.place, "layout", str(obstacle), remedy))
+                self.left[codemod].append(self.row(codemod, Refusal(site.place, "layout", str(obstacle), remedy)))
                 continue
             applied.append(site)
             edits += new
@@ -167,12 +168,21 @@ class _Run:
             str(codemod.promise),
             status,
             code,
-            message,
+            self.in_original_lines(message),
             finding.place.symbol,
             first,
             last,
             remedy,
         )
+
+    def in_original_lines(self, message: str) -> str:
+        """A message that speaks of lines of the text as it is now, for a reader of the file."""
+
+        def line(found: re.Match[str]) -> str:
+            number = int(found[1])
+            return f"line {self.original_lines(Place('', number, number))[0]}"
+
+        return message if self.index is self.original else re.sub(r"\bline (\d+)\b", line, message)
 
     def original_lines(self, place: Place) -> tuple[int, int]:
         """The lines of a place in the file as the user has it."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from migrator.codemod import Phase
 from migrator.rewrite.engine import plan
 from tests.checkpoint.conftest import Run
-from tests.checkpoint.texts import RELU, SIZES, load, migrated
+from tests.checkpoint.texts import RELU, SIZES, load
 
 BUNDLED = Path(__file__).parents[2] / "fixtures" / "latent_drift_trajectory.py"
 IDS = torch.randint(29, (2, 17), generator=torch.Generator().manual_seed(1))
@@ -147,7 +147,7 @@ def mutants(state: dict[str, Tensor], k: float) -> dict[str, dict[str, Tensor]]:
 
 def test_a_trained_gate_does_not_go_back(home: Path, convert: Run, texts: dict[str, str]) -> None:
     torch.save(gpt(texts["legacy"], "legacy").state_dict(), home / "old.pt")
-    after = migrated(texts["legacy"], {1, 2}, "warm")
+    after = texts["warm"]
     assert convert("old.pt", "new.pt", "--model", "warm.py", "--legacy", "legacy.py").returncode == 0
     model = gpt(after, "warm", seed=5)
     model.load_state_dict(opened(home / "new.pt"))

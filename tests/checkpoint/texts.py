@@ -80,9 +80,9 @@ RELU = GPT.replace("nn.GELU()", "nn.ReLU()")
 SIZES = (29, 24, 4, 3)
 
 
-def migrated(text: str, phases: set[int], feed_forward: str = "neutral") -> str:
-    """The text after the codemods of these phases alone."""
-    skip = frozenset(name_of(codemod) for codemod in all_codemods() if codemod.phase not in phases)
+def migrated(text: str, phases: set[int], feed_forward: str = "neutral", without: str = "") -> str:
+    """The text after the codemods of these phases alone, but for one."""
+    skip = frozenset(name_of(codemod) for codemod in all_codemods() if codemod.phase not in phases) | {without} - {""}
     choices = {"feed_forward": feed_forward}
     return plan(Path("gpt.py"), text, phase=Phase(max(phases)), skip=skip, choices=choices).text
 
