@@ -87,6 +87,7 @@ class PreNormBlock(nn.Module):
     def _attend(self, x: Tensor, mask: Tensor | None, past_kv: LayerCache | None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, H, T, D) each
+        v = v.contiguous()  # a view would keep all of `qkv` in memory until the backward pass
         if self.rotary is not None:
             q, k = self.rotary(q, k, past_kv=past_kv)
         dropout_p = self.dropout if self.training else 0.0
