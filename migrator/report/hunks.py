@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from migrator.codemod import Codemod
 from migrator.rewrite.plan import Outcome
 from migrator.rewrite.registry import all_codemods, name_of
 
@@ -35,27 +36,26 @@ class Hunk:
 
 
 def hunks(before: str, after: str, outcomes: Sequence[Outcome] = ()) -> tuple[Hunk, ...]:
-    """All pieces, in order. Reasons are those of the rewrites that say something of the class that a piece is in."""
+    """All pieces, in order. The first piece of a class has the reasons of the rewrites that say something of it."""
     old, new = before.splitlines(), after.splitlines()
     classes = _classes(before)
     rewrites = [outcome for outcome in outcomes if outcome.status == "migrated"]
     about = {name_of(codemod): codemod for codemod in all_codemods()}
-    found = []
+    found: list[Hunk] = []
+    said: set[str] = set()
     for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(_AROUND):
         first, last = group[0][1] + 1, group[-1][2]
         name = next((name for name, start, end in classes if start <= _changed(group) <= end), "")
-        reasons = tuple(
-            Reason(
-                outcome.codemod, str(outcome.promise), outcome.message, about[outcome.codemod].rationale,
-                about[outcome.codemod].reference,
-            )
-            for outcome in rewrites
-            if outcome.codemod in about and _is_about(outcome, name)
-        )  # fmt: skip
-        found.append(
-            Hunk(f"lines {first} to {last}{f', {name}' if name else ''}", tuple(_lines(group, old, new)), reasons)
-        )
+        outcomes_here = [one for one in rewrites if one.codemod in about and name not in said and _is_about(one, name)]
+        reasons = [_reason(outcome, about[outcome.codemod]) for outcome in outcomes_here]
+        title = f"lines {first} to {last}" + (f", {name}" if name else "") + (", reasons above" if name in said else "")
+        said |= {name} - {""}
+        found.append(Hunk(title, tuple(_lines(group, old, new)), tuple(dict.fromkeys(reasons))))
     return tuple(found)
+
+
+def _reason(outcome: Outcome, codemod: type[Codemod]) -> Reason:
+    return Reason(outcome.codemod, str(outcome.promise), outcome.message, codemod.rationale, codemod.reference)
 
 
 def _classes(text: str) -> list[tuple[str, int, int]]:
