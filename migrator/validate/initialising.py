@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ast
+from typing import TYPE_CHECKING
 
 from migrator.recognise.index import FileIndex
+
+if TYPE_CHECKING:
+    import types
+
+    from torch import nn
 
 
 def initialiser(index: FileIndex) -> str:
@@ -21,6 +27,14 @@ def initialiser(index: FileIndex) -> str:
     }  # fmt: skip
     found = [functions[name] for name in applied if name in functions and len(functions[name].args.args) == 1]
     return ast.unparse(found[0]) if len(found) == 1 else ""
+
+
+def initialise(module: nn.Module, source: str, space: types.ModuleType) -> None:
+    """Apply such a function to a model, where the names of the file's module are known; "" does nothing."""
+    if source:
+        names = dict(vars(space))
+        exec(source, names)
+        module.apply(names[source.removeprefix("def ").partition("(")[0]])
 
 
 def _is_own(value: ast.expr) -> bool:

@@ -26,6 +26,7 @@ from migrator.prove import building, loading, switches
 from migrator.prove.box import seed_all
 from migrator.prove.codec import encode
 from migrator.validate import tasks
+from migrator.validate.initialising import initialise
 from runtime.inspection import blocks_of
 
 Job = dict[str, Any]
@@ -47,10 +48,7 @@ class Trainer:
     def model(self) -> nn.Module:
         seed_all(self.job["seed"])
         module = building.construct(self.job["build"], [], self.space)
-        if self.job["initialiser"]:
-            names = dict(vars(self.space))
-            exec(self.job["initialiser"], names)
-            module.apply(names[self.job["initialiser"].removeprefix("def ").partition("(")[0]])
+        initialise(module, self.job["initialiser"], self.space)
         return module.to(self.device).train()
 
     def alone(self, shares: int) -> tuple[list[float], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +114,3 @@ def loss_of(outputs: list[Tensor], batch: Batch) -> Tensor:
     if out.ndim == 2 and out.size(0) == target.size(0):  # one answer for a whole sequence
         return functional.cross_entropy(out, target.reshape(target.size(0), -1)[:, 0] % classes)
     return building.loss_of(outputs)
-
-
-def is_dataset(value: Any) -> bool:
-    return inspect.isclass(value) and issubclass(value, torch.utils.data.Dataset)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from migrator.prove import building, switches, trials
 from migrator.prove.alarm import limited
 from migrator.prove.codec import decode, encode
+from migrator.validate.initialising import initialise
 
 if TYPE_CHECKING:
     from migrator.prove.box import Reply, _Box
@@ -27,10 +28,7 @@ def constructed(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> tu
     torch.set_default_dtype(torch.float32)
     count = message["given"]
     module = box.construct(message["build"], tensors[:count], message["seed"], torch.float32)
-    if message["initialiser"]:
-        names = dict(vars(box.space))
-        exec(message["initialiser"], names)
-        module.apply(names[message["initialiser"].removeprefix("def ").partition("(")[0]])
+    initialise(module, message["initialiser"], box.space)
     return module, tensors[count:]
 
 
@@ -46,9 +44,7 @@ def loss_of(box: _Box, module: nn.Module, message: dict[str, Any], tensors: list
     return building.loss_of(outputs_of(box, module, message, [tensor.clone() for tensor in tensors]))
 
 
-def _activity(
-    box: _Box, module: nn.Module, message: dict[str, Any], tensors: list[Tensor]
-) -> tuple[Callable[[], object], nn.Module]:
+def _activity(box: _Box, module: nn.Module, message: dict[str, Any], tensors: list[Tensor]) -> Callable[[], object]:
     """One call, or one whole step of training with AdamW."""
     if message["activity"] == "forward":
         module.eval()
@@ -57,7 +53,7 @@ def _activity(
             with torch.no_grad():
                 box.call(module, message, tensors)
 
-        return forward, module
+        return forward
     optimizer = building.AdamW(module.train())
 
     def step() -> None:
@@ -65,13 +61,13 @@ def _activity(
         loss_of(box, module, message, tensors).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return step, module
+    return step
 
 
 def timed(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
     """Seconds of some calls after one to warm up: as many as fit into `seconds`, but one at least."""
     module, rest = constructed(box, message, tensors)
-    act, _ = _activity(box, module, message, rest)
+    act = _activity(box, module, message, rest)
     found: list[float] = []
     with limited(message["patience"]):
         act()
@@ -88,7 +84,7 @@ def peak(box: _Box, message: dict[str, Any], tensors: list[Tensor]) -> Reply:
     from torch.profiler import ProfilerActivity, profile
 
     module, rest = constructed(box, message, tensors)
-    act, _ = _activity(box, module, message, rest)
+    act = _activity(box, module, message, rest)
     with limited(message["patience"]):
         act()  # tables, gradients and the optimizer's state are there from now on
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
