@@ -1,180 +1,35 @@
 """The runtime beside other libraries: the same decoder, the same inputs, in turn in one run.
 
-Eight layers of width 512, eight heads, rotary positions, SwiGLU of width 1376, RMSNorm, a vocabulary of 4096, float32,
-one thread. Each row is the median of some rounds; in a round every library has its turn. `make bench-peers` installs
-the libraries into an environment of their own; what is not installed is said.
+Eight layers of width 512, eight heads, a vocabulary of 4096, float32, one thread. In each round every library has its
+turn, and the turns rotate; a ratio is the median over the rounds of the times of one round. `make bench-peers` puts
+the libraries into an environment of their own; what is not installed, or is another decoder, is said and left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from bench.reference import Decoder
+from bench.alike import differences
+from bench.libraries import MAKERS, Peer, Size
 
-VOCABULARY, DEPTH, WIDTH, HEADS, HIDDEN, LONGEST = 4096, 8, 512, 8, 1376, 2048
-PROMPT, NEW = 16, 128
+PROMPT = 16
 START, END = "<!-- peers -->", "<!-- end of peers -->"
-Call = Callable[[Tensor], Tensor]
+Seconds = dict[str, list[float]]
 
 
-@dataclass
-class Peer:
-    """One library's model: logits of tokens, and greedy tokens behind a prompt, where it has a cache for that."""
-
-    name: str
-    module: nn.Module
-    forward: Call
-    generate: Callable[[Tensor, int], Tensor] | None = None
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.module.parameters())
-
-
-# --- the libraries ------------------------------------------------------------------------------------------------
-
-
-def ours() -> Peer:
-    model = Decoder(VOCABULARY, DEPTH, WIDTH, HEADS, HIDDEN)
-    return Peer("runtime", model, model, model.generate)
-
-
-def llama() -> Peer:
-    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS, max_position_embeddings=LONGEST, tie_word_embeddings=False,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-
-    def generate(tokens: Tensor, count: int) -> Tensor:
-        cache, new = DynamicCache(), tokens
-        for _ in range(count):
-            new = model(new, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
-            tokens = torch.cat([tokens, new], dim=1)
-        return tokens
-
-    return Peer("transformers", model, lambda tokens: model(tokens, use_cache=False).logits, generate)
-
-
-def litgpt() -> Peer:
-    from litgpt.config import Config
-    from litgpt.model import GPT
-
-    config = Config(
-        n_layer=DEPTH, n_embd=WIDTH, n_head=HEADS, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, bias=False,
-        block_size=LONGEST, rotary_percentage=1.0, parallel_residual=False, norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP", intermediate_size=HIDDEN,
-    )  # fmt: skip
-    model = GPT(config)
-
-    def generate(tokens: Tensor, count: int) -> Tensor:
-        model.set_kv_cache(batch_size=tokens.size(0), max_seq_length=tokens.size(1) + count)
-        new, position = tokens, torch.arange(tokens.size(1))
-        for _ in range(count):
-            new = model(new, position)[:, -1:].argmax(-1)
-            tokens, position = torch.cat([tokens, new], dim=1), position[-1:] + 1
-        model.clear_kv_cache()
-        model.max_seq_length = LONGEST
-        return tokens
-
-    return Peer("litgpt", model, model, generate)
-
-
-def torchtune() -> Peer:
-    from torchtune.models.llama2 import llama2
-
-    model = llama2(
-        vocab_size=VOCABULARY, num_layers=DEPTH, num_heads=HEADS, num_kv_heads=HEADS, embed_dim=WIDTH,
-        intermediate_dim=HIDDEN, max_seq_len=LONGEST,
-    )  # fmt: skip
-
-    def generate(tokens: Tensor, count: int) -> Tensor:
-        batch, length = tokens.shape
-        total = length + count
-        model.setup_caches(batch_size=batch, dtype=torch.float32, decoder_max_seq_len=total)
-        mask = torch.ones(total, total, dtype=torch.bool).tril()
-        new, position = tokens, torch.arange(length)
-        for _ in range(count):
-            rows = mask[position].expand(batch, -1, -1)
-            new = model(new, mask=rows, input_pos=position.expand(batch, -1))[:, -1:].argmax(-1)
-            tokens, position = torch.cat([tokens, new], dim=1), position[-1:] + 1
-        _without_caches(model)
-        return tokens
-
-    return Peer("torchtune", model, model, generate)
-
-
-def _without_caches(model: Any) -> None:
-    """torchtune has a function to delete caches for its own context manager alone."""
-    for layer in model.layers:
-        layer.attn.kv_cache, layer.attn.cache_enabled = None, False
-    model.decoder_max_cache_seq_len = None
-
-
-def x_transformers() -> Peer:
-    from x_transformers import AutoregressiveWrapper, TransformerWrapper
-    from x_transformers import Decoder as Layers
-
-    layers = Layers(
-        dim=WIDTH, depth=DEPTH, heads=HEADS, attn_flash=True, rotary_pos_emb=True, use_rmsnorm=True, ff_glu=True,
-        ff_swish=True, ff_no_bias=True, ff_mult=HIDDEN / WIDTH,
-    )  # fmt: skip
-    model = TransformerWrapper(num_tokens=VOCABULARY, max_seq_len=LONGEST, attn_layers=layers, use_abs_pos_emb=False)
-    sampler = AutoregressiveWrapper(model)
-
-    def generate(tokens: Tensor, count: int) -> Tensor:
-        new: Tensor = sampler.generate(tokens, count, temperature=0.0, cache_kv=True)
-        return torch.cat([tokens, new], dim=1)
-
-    return Peer("x-transformers", model, model, generate)
-
-
-class _Torch(nn.Module):
-    """torch's own layers: no rotary positions, no gate (so a wider feed-forward), and no cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, HIDDEN * 3 // 2, 0.0, batch_first=True, norm_first=True)
-        self.tokens, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
-        self.stack = nn.TransformerEncoder(layer, DEPTH, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        mask = nn.Transformer.generate_square_subsequent_mask(tokens.size(1))
-        logits: Tensor = self.head(self.stack(self.tokens(tokens), mask=mask, is_causal=True))
-        return logits
-
-
-def torch_encoder() -> Peer:
-    model = _Torch()
-    return Peer("nn.TransformerEncoder", model, model)
-
-
-PEERS = {
-    "runtime": ours, "transformers": llama, "litgpt": litgpt, "torchtune": torchtune, "x-transformers": x_transformers,
-    "nn.TransformerEncoder": torch_encoder,
-}  # fmt: skip
-
-
-# --- what is timed ------------------------------------------------------------------------------------------------
+# --- what is measured ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,14 +40,15 @@ class Row:
     batch: int
     length: int
 
-    def act(self, peer: Peer) -> Callable[[], object] | None:
+    def act(self, peer: Peer, size: Size) -> Callable[[], object] | None:
         """What a library has to do; None if it cannot."""
-        tokens = torch.randint(VOCABULARY, (self.batch, self.length), generator=torch.Generator().manual_seed(0))
+        shape = (self.batch, PROMPT if self.name == "greedy tokens" else self.length)
+        tokens = torch.randint(size.vocabulary, shape, generator=torch.Generator().manual_seed(0))
         if self.name == "training step":
             return lambda: _train(peer, tokens)
         if self.name == "greedy tokens":
-            generate, prompt = peer.generate, tokens[:, :PROMPT]
-            return None if generate is None else lambda: _quiet(lambda: generate(prompt, self.length))
+            generate = peer.generate
+            return None if generate is None else lambda: _quiet(lambda: generate(tokens, self.length))
         return lambda: _quiet(lambda: peer.forward(tokens))
 
     @property
@@ -208,27 +64,37 @@ def _quiet(act: Callable[[], object]) -> None:
 
 
 def _train(peer: Peer, tokens: Tensor) -> None:
-    """Forward, backward and nothing else: optimizers are the same for all."""
+    """Forward and backward: what an optimizer does is the same for all."""
     peer.module.zero_grad()
     logits = peer.forward(tokens)
     functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
 
 
-def rows(new: int) -> list[Row]:
+def rows(size: Size, new: int) -> list[Row]:
+    short = size.longest // 4
     return [
-        Row("forward", 1, 512), Row("forward", 1, LONGEST), Row("training step", 1, 512),
+        Row("forward", 1, short), Row("forward", 1, size.longest), Row("training step", 1, short),
         Row("greedy tokens", 1, new), Row("greedy tokens", 8, new),
     ]  # fmt: skip
 
 
-def timed(row: Row, peers: list[Peer], rounds: int) -> None:
-    acts = [(peer, act) for peer in peers if (act := row.act(peer)) is not None]
-    for number in range(rounds + 1):
-        for peer, act in acts:
-            start = time.perf_counter()
-            act()
-            if number:  # the first round warms up
-                peer.seconds.setdefault(row.words, []).append(time.perf_counter() - start)
+def timed(row: Row, peers: list[Peer], size: Size, rounds: int) -> Seconds:
+    acts = {peer.name: act for peer in peers if (act := row.act(peer, size)) is not None}
+    for act in acts.values():
+        act()  # warms up
+    names = list(acts)
+    seconds: Seconds = {name: [] for name in names}
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            seconds[name].append(_seconds(acts[name]))
+    return seconds
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
 
 
 def peak(act: Callable[[], object]) -> float:
@@ -255,105 +121,91 @@ class Limits:
     rate: float
 
     @classmethod
-    def measured(cls) -> Limits:
-        block = torch.randn(64 << 20)
-        target = torch.empty_like(block)
-        copy = min(_seconds(lambda: target.copy_(block)) for _ in range(5))
-        left, right = torch.randn(2048, 1024), torch.randn(1024, 2048)
-        product = min(_seconds(lambda: left @ right) for _ in range(10))
-        return cls(2 * 4 * block.numel() / copy, 2 * 2048 * 1024 * 2048 / product)
+    def measured(cls, weights: int) -> Limits:
+        """With as many bytes as the weights have, since some of them may stay in a cache from token to token."""
+        left, right = torch.randn(2, weights // 2)
+        copied, read = (_least(act, 20) for act in (lambda: right.copy_(left), lambda: torch.dot(left, right)))
+        a, b = torch.randn(2048, 1024), torch.randn(1024, 2048)
+        return cls(4 * weights / min(copied, read), 2 * 2048 * 1024 * 2048 / _least(lambda: a @ b, 10))
 
-    def of(self, row: Row, peer: Peer) -> float:
+    def of(self, row: Row, size: Size, weights: int) -> float:
         """Seconds that a row cannot go below: weights read once for each token, or its multiplications."""
-        weights = peer.parameters - VOCABULARY * WIDTH  # a row of the embedding is all that is read of it
+        pair = 4 * size.width * size.depth  # operations of a query and a key: a score and a sum
         if row.name == "greedy tokens":
-            scores = 4 * WIDTH * DEPTH * sum(range(PROMPT, PROMPT + row.length)) * row.batch
-            products = (2 * weights * row.batch * row.length + scores) / self.rate
+            pairs = sum(range(PROMPT, PROMPT + row.length)) * row.batch
+            products = (2 * weights * row.batch * row.length + pair * pairs) / self.rate
             return max(4 * weights * row.length / self.bandwidth, products)
-        operations = 2 * weights * row.length + 4 * WIDTH * DEPTH * row.length**2 / 2
+        operations = 2 * weights * row.length + pair * row.length**2 / 2
         return operations * (3 if row.name == "training step" else 1) / self.rate
 
 
-def _seconds(act: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
-
-
-# --- is it the same thing? ----------------------------------------------------------------------------------------
-
-
-def llama_difference(peer: Peer) -> float:
-    """The largest difference of logits between transformers' LLaMA and ours with the same weights."""
-    model = Decoder(VOCABULARY, DEPTH, WIDTH, HEADS, HIDDEN).eval()
-    state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-    theirs = peer.module.state_dict()
-    state["tokens.weight"], state["head.weight"] = theirs["model.embed_tokens.weight"], theirs["lm_head.weight"]
-    state["stack.final_norm.weight"] = theirs["model.norm.weight"]
-    for i in range(DEPTH):
-        own, other = f"stack.blocks.{i}", f"model.layers.{i}"
-        q, k, v = (theirs[f"{other}.self_attn.{name}_proj.weight"] for name in "qkv")
-        state[f"{own}.qkv.weight"] = torch.cat([_paired(q), _paired(k), v])
-        state[f"{own}.out.weight"] = theirs[f"{other}.self_attn.o_proj.weight"]
-        state[f"{own}.attention_norm.weight"] = theirs[f"{other}.input_layernorm.weight"]
-        state[f"{own}.feed_forward_norm.weight"] = theirs[f"{other}.post_attention_layernorm.weight"]
-        for name in ("gate", "up", "down"):
-            state[f"{own}.feed_forward.{name}.weight"] = theirs[f"{other}.mlp.{name}_proj.weight"]
-    model.load_state_dict(state)
-    for block in model.stack.blocks:
-        block.attention_norm.eps = block.feed_forward_norm.eps = peer.module.config.rms_norm_eps
-    model.stack.final_norm.eps = peer.module.config.rms_norm_eps
-    tokens = torch.randint(VOCABULARY, (2, 37))
-    with torch.no_grad():
-        return float((model(tokens) - peer.forward(tokens)).abs().max())
-
-
-def _paired(weight: Tensor) -> Tensor:
-    """Rows of a head as LLaMA rotates them, (i, i + D/2), in our order: the two of a pair beside each other."""
-    return weight.view(HEADS, 2, -1, WIDTH).transpose(1, 2).reshape(-1, WIDTH)
+def _least(act: Callable[[], object], times: int) -> float:
+    return min(_seconds(act) for _ in range(times))
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-def installed() -> tuple[list[Peer], list[str]]:
-    found, missing = [], []
-    for name, make in PEERS.items():
+def installed(names: list[str], size: Size) -> tuple[list[Peer], list[str]]:
+    """The models that can be compared with the runtime's, the first one; and why the others cannot."""
+    found, left_out = [], []
+    for name in names:
+        torch.manual_seed(0)
         try:
-            torch.manual_seed(0)
-            found.append(make())
-        except Exception as error:
-            missing.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:100]}")
-    return found, missing
+            peer = MAKERS[name](size)
+            peer.module.eval()
+            reasons = list(differences(peer, size))
+        except ImportError as error:
+            reasons = [f"not installed ({' '.join(str(error).split())[:100]})"]
+        if reasons:
+            left_out.append(f"{name}: {'; '.join(reasons)}")
+        else:
+            found.append(peer)
+    return found, left_out
 
 
-def table(peers: list[Peer], measured: list[Row], memory: dict[str, float], limits: Limits, rounds: int) -> str:
-    own, others = peers[0], peers[1:]
-    lines = [
-        f"torch {torch.__version__}, one thread, float32, medians of {rounds} rounds; seconds for the runtime, then "
-        "how many times as long each library takes, and the runtime's distance to what the machine can do.",
-        "",
-        f"| | runtime | {' | '.join(peer.name for peer in others)} | limit |",
-        f"|---|---|{'---|' * len(others)}---|",
-        f"| parameters | {own.parameters:,} | {' | '.join(f'{peer.parameters:,}' for peer in others)} | |",
-    ]
-    for row in measured:
-        middle = statistics.median(own.seconds[row.words])
-        low, high = min(own.seconds[row.words]), max(own.seconds[row.words])
-        cells = []
-        for peer in others:
-            times = peer.seconds.get(row.words)
-            cells.append(f"{statistics.median(times) / middle:.2f}x" if times else "-")
-        limit = limits.of(row, own)
-        own_cell, last = f"{middle:.3f} s ({low:.3f} to {high:.3f})", f"{middle / limit:.2f}x of {limit:.3f} s"
-        lines.append(f"| {row.words} | {own_cell} | {' | '.join(cells)} | {last} |")
-    cells = [f"{memory[peer.name] / memory[own.name]:.2f}x" for peer in others]
-    lines.append(f"| peak memory, training step, 512 tokens | {memory[own.name]:.0f} MiB | {' | '.join(cells)} | |")
-    lines += [
-        "",
-        f"Measured limits: {limits.bandwidth / 1e9:.1f} GB/s of a copy, {limits.rate / 1e9:.0f} GFLOP/s of a matmul.",
-    ]
-    return "\n".join(lines)
+def cells(seconds: Seconds, peers: list[Peer]) -> list[str]:
+    """The seconds of the first library, and how many times as long each other one takes; with the least and most."""
+    own, *others = (seconds.get(peer.name) for peer in peers)
+    assert own is not None
+    return [f"{_spread(own, 3)} s", *("-" if times is None else _ratio(times, own) for times in others)]
+
+
+def _spread(values: list[float], digits: int, unit: str = "") -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return f"{statistics.median(values):.{digits}f}{unit} ({low} to {high})"
+
+
+def _ratio(times: list[float], own: list[float]) -> str:
+    return _spread([a / b for a, b in zip(times, own, strict=True)], 2, "x")
+
+
+def table(peers: list[Peer], timings: dict[Row, Seconds], size: Size, limits: Limits, weights: int) -> str:
+    names, count = [peer.name for peer in peers], [f"{peer.parameters:,}" for peer in peers]
+    lines = [("", *names, "limit"), ("---",) * (len(names) + 2), ("parameters", *count, "")]
+    for row, seconds in timings.items():
+        limit = limits.of(row, size, weights)
+        distance = statistics.median(seconds[names[0]]) / limit
+        lines.append((row.words, *cells(seconds, peers), f"{distance:.2f}x of {limit:.3f} s"))
+    training = next((row for row in timings if row.name == "training step"), None)
+    if training is not None:
+        own, *others = (peak(act) for peer in peers if (act := training.act(peer, size)) is not None)
+        lines.append((f"peak memory, {training.words}", f"{own:.0f} MiB", *(f"{x / own:.2f}x" for x in others), ""))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def environment(rounds: int, limits: Limits) -> str:
+    return (
+        f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} thread, float32, medians of {rounds} "
+        f"rounds (least to most). Reads {limits.bandwidth / 1e9:.1f} GB/s, multiplies {limits.rate / 1e9:.0f} GFLOP/s."
+    )
+
+
+def _processor() -> str:
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def write(path: Path, text: str) -> None:
@@ -362,33 +214,25 @@ def write(path: Path, text: str) -> None:
     path.write_text(f"{page[:before]}\n\n{text}\n\n{page[after:]}", encoding="utf-8")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None, size: Size = Size()) -> None:  # noqa: B008
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--new", type=int, default=NEW, help="tokens to generate")
-    parser.add_argument("--only", nargs="*", help="libraries beside the runtime")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=128, help="tokens to generate")
+    parser.add_argument("--only", nargs="*", choices=[*MAKERS][1:], default=[*MAKERS][1:], help="beside the runtime")
+    parser.add_argument("--rows", default="", help="only those that have this in their name, such as 'greedy'")
     parser.add_argument("--markdown", type=Path, help="write the table into this page")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    peers, missing = installed()
-    if options.only is not None:
-        peers = [peer for peer in peers if peer.name in ("runtime", *options.only)]
-    for peer in peers:
-        peer.module.eval()
-        if peer.name == "transformers":
-            print(
-                f"logits of transformers' LLaMA with the same weights: {llama_difference(peer):.1e} apart", flush=True
-            )
-    limits = Limits.measured()
-    measured = rows(options.new)
-    for row in measured:
-        print(f"{row.words} ...", flush=True)
-        timed(row, peers, options.rounds)
-    training = Row("training step", 1, 512)
-    memory = {peer.name: peak(act) for peer in peers if (act := training.act(peer)) is not None}
-    text = table(peers, measured, memory, limits, options.rounds)
-    text += "".join(f"\n\nNot installed: {reason}" for reason in missing)
+    peers, left_out = installed(["runtime", *options.only], size)
+    weights = peers[0].parameters - size.vocabulary * size.width  # of the embedding, one row is read
+    limits, timings = Limits.measured(weights), {}
+    for row in rows(size, options.new):
+        if options.rows in row.words:
+            print(f"{row.words} ...", flush=True)
+            timings[row] = timed(row, peers, size, options.rounds)
+    text = f"{environment(options.rounds, limits)}\n\n{table(peers, timings, size, limits, weights)}"
+    text += "".join(f"\n\nLeft out: {reason}." for reason in left_out)
     print(text)
     if options.markdown is not None:
         write(options.markdown, text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +16,15 @@ class Decoder(nn.Module):
     Shape: tokens `(batch, seq_len)` in, logits `(batch, seq_len, vocab_size)` out, of the positions in `tokens` alone.
     """
 
-    def __init__(self, vocab_size: int, depth: int, embed_dim: int, num_heads: int, hidden_dim: int) -> None:
+    def __init__(
+        self, vocab_size: int, depth: int, embed_dim: int, num_heads: int, hidden_dim: int, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         self.stack = runtime.Encoder(
-            depth, embed_dim, num_heads, hidden_dim, causal=True, rotary_base=10000.0, norm=nn.RMSNorm, bias=False
-        )
+            depth, embed_dim, num_heads, hidden_dim, causal=True, rotary_base=10000.0, bias=False,
+            norm=partial(nn.RMSNorm, eps=eps),
+        )  # fmt: skip
         self.head = nn.Linear(embed_dim, vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, past_kv: runtime.KVCache | None = None) -> Tensor:
