@@ -216,7 +216,7 @@ def write(path: Path, text: str) -> None:
 
 def main(arguments: list[str] | None = None, size: Size = Size()) -> None:  # noqa: B008
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--new", type=int, default=128, help="tokens to generate")
     parser.add_argument("--only", nargs="*", choices=[*MAKERS][1:], default=[*MAKERS][1:], help="beside the runtime")
     parser.add_argument("--rows", default="", help="only those that have this in their name, such as 'greedy'")
