@@ -12,6 +12,7 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _CAPABILITY_VERSION = 0x20080522
 # System calls that are younger than the C library may be; these numbers are the same on every processor.
 _MOUNT_SETATTR, _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 442, 444, 445, 446
+_SET_INTERFACE_FLAGS, _UP = 0x8914, 0x1
 _PROCESSES = 256
 _SECRET = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "KEY", "AUTH", "COOKIE")
 
@@ -35,8 +37,11 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not any(word in name.upper() for word in _SECRET)}
 
 
-def confine(home: Path, *inherited: int) -> str:
+def confine(home: Path, *inherited: int, loopback: bool = False) -> str:
     """Confine this process to `home`, which becomes its working directory, and say by what means.
+
+    `loopback` lets it and those that it starts talk to one another over TCP: with namespaces on an interface that
+    nobody else has, with Landlock on those of the machine.
 
     With namespaces the caller goes on in a new process, and the old one waits for it to end, without the descriptors
     `inherited`, and ends in the same way.
@@ -44,7 +49,9 @@ def confine(home: Path, *inherited: int) -> str:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this is what has to go
     apart = _live_apart()
-    means = NAMESPACES if apart and _only_read(home) else LANDLOCK if _landlock(home) else NOTHING
+    if apart and loopback:
+        _start_loopback()
+    means = NAMESPACES if apart and _only_read(home) else LANDLOCK if _landlock(home, tcp=loopback) else NOTHING
     if apart:
         _in_new_process(inherited)
     os.chdir(home)
@@ -85,6 +92,14 @@ def _live_apart() -> bool:
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         Path("/proc/self", name).write_text(text)
     return True
+
+
+def _start_loopback() -> None:
+    """A new namespace has this one interface, and it is down."""
+    from fcntl import ioctl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        ioctl(handle, _SET_INTERFACE_FLAGS, struct.pack("16sh22x", b"lo", _UP))
 
 
 def _only_read(home: Path) -> bool:
@@ -150,12 +165,12 @@ _TCP, _SIGNALS_AND_SOCKETS = 0b11, 0b11
 _RULE_PATH, _VERSION = 1, 1
 
 
-def _landlock(home: Path) -> bool:
-    """Forbid to write anywhere but in `home`, to connect by TCP, and to send signals out of the box."""
+def _landlock(home: Path, *, tcp: bool) -> bool:
+    """Forbid to write anywhere but in `home`, to connect by TCP unless it may, and to send signals out of the box."""
     try:
         version = _call("syscall", _CREATE_RULESET, None, 0, _VERSION)
         writes = _WRITES_BY_VERSION[min(version, 3)]
-        handled = struct.pack("<QQQ", writes, _TCP, _SIGNALS_AND_SOCKETS)
+        handled = struct.pack("<QQQ", writes, 0 if tcp else _TCP, _SIGNALS_AND_SOCKETS)
         size = 24 if version >= 6 else 16 if version >= 4 else 8
         rules = _call("syscall", _CREATE_RULESET, handled[:size], size, 0)
         for folder, allowed in ((home, writes), (Path(os.devnull), _WRITE_FILE)):

@@ -40,7 +40,7 @@ def measure(request: Request, nursery: Nursery, progress: Callable[[str], None])
     attention_ = sections.measured("attention", attention.measure)
     memory_ = sections.measured("memory", memory.measure)
     speed_ = sections.measured("speed", lambda s, budget: speed.measure(s, budget, request.samplers))
-    scaling_ = sections.scaled(request.processes, request.compiler)
+    scaling_ = sections.scaled()
     quality_ = sections.measured("quality", quality.measure)
     return Validation(
         legacy=request.legacy.title,
@@ -63,16 +63,17 @@ class _Sections:
     """Runs one section after the other, and notes what cannot be measured."""
 
     def __init__(self, subject: Subject, request: Request, progress: Callable[[str], None]) -> None:
-        self.subject, self.progress, self.left = subject, progress, request.seconds
+        self.subject, self.request, self.progress, self.left = subject, request, progress, request.seconds
         self.shares = {name: share for name, share in _SHARES.items() if not request.only or name in request.only}
 
-    def scaled(self, processes: int, compiler: str) -> Scaling | Unmeasured:
+    def scaled(self) -> Scaling | Unmeasured:
         """Only where it is asked for, and then beside the time of the others."""
-        if processes < 2:
+        asked = self.request
+        if asked.processes < 2:
             return Unmeasured("asked for by --nproc")
         budget = Budget(time.monotonic() + _SCALING, lambda doing: self.progress(f"scaling: {doing}"))
         try:
-            return scaling.measure(self.subject, budget, processes, compiler)
+            return scaling.measure(self.subject, budget, asked.processes, asked.compiler, asked.gpus)
         except CannotMeasure as error:
             return Unmeasured(str(error))
 

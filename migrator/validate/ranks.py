@@ -1,6 +1,6 @@
 """What torchrun starts: one of several processes that train a model together, and alone, and write down the losses.
 
-`python -m torch.distributed.run --standalone --nproc-per-node 2 -m migrator.validate.ranks REQUEST.json ANSWER.json`
+`python -m torch.distributed.run --standalone --nproc-per-node 2 -m migrator.validate.ranks JOB.json ANSWER.json`
 
 There are two references, both of a single process: one takes each batch as a whole, the other each share of it with a
 model of its own, and gives all models the mean of their gradients. They are the same for a loss that is a mean over
@@ -13,7 +13,9 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 
 from migrator.prove import building, loading, switches
 from migrator.prove.box import seed_all
 from migrator.prove.codec import encode
+from migrator.prove.confinement import end_with_parent
 from migrator.validate import tasks
 from migrator.validate.initialising import initialise
 from runtime.inspection import blocks_of
@@ -32,6 +36,7 @@ from runtime.inspection import blocks_of
 Job = dict[str, Any]
 Wrap = Callable[[nn.Module], nn.Module]
 _RATE = 1e-3
+_PATIENCE = timedelta(seconds=60)  # with a process that does not come to where the others wait for it
 
 
 class Trainer:
@@ -40,8 +45,9 @@ class Trainer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.cuda = job["backend"] == "nccl"
-        self.device = torch.device("cuda", self.rank) if self.cuda else torch.device("cpu")
+        cuda = torch.cuda.is_available() and torch.cuda.device_count() >= self.world
+        self.backend = "nccl" if cuda else "gloo"
+        self.device = torch.device("cuda", self.rank) if cuda else torch.device("cpu")
         self.space, _ = loading.load(job["text"], Path(job["path"]), definitions_only=job["definitions_only"])
         self.source = tasks.made(job["specs"])
 
@@ -169,39 +175,73 @@ class _Without(Exception):
 # --- the process --------------------------------------------------------------------------------------------------
 
 
-def main(request: str, answer: str) -> None:
-    """Run all modes, and let the first process write what came of them."""
-    job: Job = json.loads(Path(request).read_text(encoding="utf-8"))
+def main(job_file: str, answer: str) -> None:
+    """Run all modes, and let one of the processes write what came of them."""
+    end_with_parent()
+    job: Job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     switches.install()
     torch.set_num_threads(1)
-    if job["backend"] == "nccl":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with switches.dropout_set(False):
         trainer = Trainer(job)
+        if trainer.device.type == "cuda":
+            torch.cuda.set_device(trainer.device)
         whole, unused = trainer.alone(1)
         shares, _ = trainer.alone(trainer.world)
-        dist.init_process_group(job["backend"])
-        try:
-            rows = list(_rows(trainer, job, unused))
-            if trainer.rank == 0:
-                found = {"whole": whole, "shares": shares, "unused": unused, "rows": rows}
-                Path(answer).write_text(json.dumps(found), encoding="utf-8")
-            dist.barrier()
-        finally:
-            with contextlib.suppress(Exception):
-                dist.destroy_process_group()
+        store = FileStore(str(Path(answer).with_name("store")), trainer.world)
+        rows, lost = _rows(trainer, store, unused)
+    if trainer.rank == 0 or lost:
+        found = {"backend": trainer.backend, "whole": whole, "shares": shares, "unused": unused, "rows": rows}
+        written = Path(f"{answer}.{trainer.rank}")
+        written.write_text(json.dumps(found), encoding="utf-8")
+        written.replace(answer)
+    if lost:
+        os._exit(1)  # and torchrun ends the others, which wait for this one
 
 
-def _rows(trainer: Trainer, job: Job, unused: list[str]) -> Iterator[dict[str, Any]]:
-    for mode, option, wrap in runs(job, unused):
-        row: dict[str, Any] = {"mode": mode, "options": option, "losses": [], "error": "", "left_out": ""}
+def _rows(trainer: Trainer, store: Store, unused: list[str]) -> tuple[list[dict[str, Any]], bool]:
+    """What came of each run, and whether the other processes are lost: not where this one, which failed, is."""
+    rows = []
+    for number, (mode, option, wrap) in enumerate(runs(trainer.job, unused)):
+        row: dict[str, Any] = {"mode": mode, "options": option, "losses": [], "left_out": ""}
+        own, moment, failed = PrefixStore(str(number), store), 0.0, ""
         try:
-            row["losses"] = trainer.together(wrap)
+            with _group(trainer, own):
+                row["losses"] = trainer.together(wrap)
         except _Without as without:
             row["left_out"] = str(without)
         except Exception as error:
-            row["error"] = loading.described(error, Path(job["path"]))
-        yield row
+            moment, failed = time.time(), loading.described(error, Path(trainer.job["path"]))
+        first = _first_failure(trainer, own, moment, failed)
+        rows.append({**row, "error": f"process {trainer.rank}: {failed}" if first is None else first})
+        if first is None:
+            return rows, True
+    return rows, False
+
+
+@contextlib.contextmanager
+def _group(trainer: Trainer, store: Store) -> Iterator[None]:
+    """One for each run, so that a run that fails in all processes is not in the way of the next one."""
+    dist.init_process_group(
+        trainer.backend, timeout=_PATIENCE, store=store, rank=trainer.rank, world_size=trainer.world
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _first_failure(trainer: Trainer, store: Store, moment: float, failed: str) -> str | None:
+    """Why that process failed which failed first; "" if none did, None if others do not come to say."""
+    store.set_timeout(_PATIENCE / 4 if failed else _PATIENCE * 2)
+    store.set(f"end of {trainer.rank}", json.dumps([moment, trainer.rank, failed]))
+    try:
+        said = [json.loads(store.get(f"end of {rank}")) for rank in range(trainer.world)]
+    except RuntimeError:
+        return None
+    if all(text == failed for _, _, text in said):
+        return failed
+    _, rank, text = min(one for one in said if one[2])
+    return f"process {rank}: {text}"
 
 
 if __name__ == "__main__":

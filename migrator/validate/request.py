@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTIONS = ("gradients", "attention", "memory", "speed", "quality")
@@ -36,6 +37,7 @@ class Request:
         only: the sections to measure, none for all.
         processes: how many train together in the section on scaling; 1 leaves it out.
         compiler: the backend of torch.compile there; "" for inductor where there is a C++ compiler.
+        gpus: which of them the processes may use, as `CUDA_VISIBLE_DEVICES` says it; None is all.
     """
 
     legacy: Text
@@ -47,3 +49,4 @@ class Request:
     only: tuple[str, ...] = ()
     processes: int = 1
     compiler: str = ""
+    gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))

@@ -15,40 +15,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from migrator.prove.confinement import without_secrets
+from migrator.prove.confinement import LANDLOCK, NOTHING, without_secrets
 from migrator.validate.result import ScaleRow, Scaling, Verdict
 from migrator.validate.subject import Budget, CannotMeasure, Subject
 
 _STEPS, _LENGTH, _EACH = 6, 32, 2
 _LIMIT = 1e-4  # of the loss: AdamW enlarges the rounding of float32 from step to step
+_GRACE = 3.0
+_CONFINED = {
+    LANDLOCK: "the processes were confined by Landlock, but for the network",
+    NOTHING: "the processes were not confined",
+}
+_START = "import sys; sys.path.append(sys.argv[1]); from migrator.validate.launching import main; main()"
+_ROOT = str(Path(__file__).resolve().parents[2])
 
 
-def measure(subject: Subject, budget: Budget, processes: int, compiler: str) -> Scaling:
+def measure(subject: Subject, budget: Budget, processes: int, compiler: str, gpus: str | None) -> Scaling:
     """DDP and FSDP2, plain, with gradient checkpointing and compiled by a backend of torch.compile.
+
+    `gpus` are those that may be seen, as `CUDA_VISIBLE_DEVICES` says it; None is all.
 
     Raises:
         CannotMeasure: the processes could not be started, or came to no end in time.
     """
     if subject.tensors:
         raise CannotMeasure("it is built from tensors, which are not handed to other processes")
-    job = _job(subject, processes, compiler or _compiler())
     budget.tick(f"{processes} processes")
-    answer = _run(job, processes, budget.left)
-    rows = tuple(_rows(answer))
-    unused = answer["unused"]
-    note = f"find_unused_parameters=True for DDP: no gradient reaches {', '.join(unused)}" if unused else ""
-    return Scaling(processes, job["backend"], rows, tuple(_verdicts(rows)), note)
+    return _measured(*_run(_job(subject, processes, compiler or _compiler()), budget.left, gpus), processes)
 
 
 def _job(subject: Subject, processes: int, compiler: str) -> dict[str, Any]:
     text = subject.texts["migrated"]
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return {
         "text": text.text, "path": str(text.path), "definitions_only": subject.definitions_only, "build": subject.build,
         "specs": subject.specs, "initialiser": subject.initialiser, "seed": 0, "steps": _STEPS,
-        "batch": _EACH * processes, "compiler": compiler, "backend": "nccl" if gpus >= processes else "gloo",
+        "processes": processes, "batch": _EACH * processes, "compiler": compiler,
         "length": max((n for n in subject.lengths if n <= _LENGTH), default=subject.lengths[0]),
     }  # fmt: skip
 
@@ -58,40 +59,46 @@ def _compiler() -> str:
     return "inductor" if any(map(shutil.which, ("g++", "c++", "clang++"))) else "aot_eager"
 
 
-def _run(job: dict[str, Any], processes: int, seconds: float) -> dict[str, Any]:
-    """Have torchrun start the processes in a folder of their own; all of them end with it."""
+def _run(job: dict[str, Any], seconds: float, gpus: str | None) -> tuple[str, dict[str, Any]]:
+    """What confined the processes that torchrun has started, and their answer."""
     with tempfile.TemporaryDirectory(prefix="migrate-") as folder:
-        request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-        request.write_text(json.dumps(job), encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-             "-m", "migrator.validate.ranks", str(request), str(answer)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-            cwd=folder, env=_environment(folder),
+            [sys.executable, "-P", "-c", _START, _ROOT, folder],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            cwd=folder, env=_environment(folder, gpus),
         )  # fmt: skip
         try:
-            _, printed = process.communicate(timeout=max(seconds, 10.0))
+            answer, printed = process.communicate(json.dumps(job).encode(), seconds)
         except subprocess.TimeoutExpired as error:
-            raise CannotMeasure("the processes came to no end in the time there is; --seconds gives more") from error
+            raise CannotMeasure(f"the processes came to no end in {seconds:.0f} s") from error
         finally:
             _end(process)
-        if not answer.is_file():
+        means, _, data = answer.decode(errors="replace").partition("\n")
+        if not data:
             raise CannotMeasure(f"the processes ended without an answer: {_last(printed)}")
-        return dict(json.loads(answer.read_text(encoding="utf-8")))
+        try:
+            return means, dict(json.loads(data))
+        except (TypeError, ValueError) as error:
+            raise CannotMeasure("the processes gave an answer that makes no sense") from error
 
 
-def _environment(folder: str) -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {"HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    return {**without_secrets(os.environ), **own, "GLOO_SOCKET_IFNAME": "lo"}
+def _environment(folder: str, gpus: str | None) -> dict[str, str]:
+    inherited = {name: value for name, value in without_secrets(os.environ).items() if name != "CUDA_VISIBLE_DEVICES"}
+    paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {
+        "HOME": folder, "TMPDIR": folder, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }  # fmt: skip
+    return {**inherited, **own, **({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The whole session: torchrun and what it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    """torchrun is asked to end what it has started, in sessions of their own; on Linux that ends with it anyway."""
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
 
 
 def _last(printed: bytes) -> str:
@@ -102,6 +109,18 @@ def _last(printed: bytes) -> str:
 
 
 # --- what comes of it ---------------------------------------------------------------------------------------------
+
+
+def _measured(means: str, answer: dict[str, Any], processes: int) -> Scaling:
+    """What the processes answer, which run the user's code and can say anything."""
+    try:
+        rows = tuple(_rows(answer))
+        backend, unused = str(answer["backend"]), [str(name) for name in answer["unused"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotMeasure("the processes gave an answer that makes no sense") from error
+    notes = [f"find_unused_parameters=True for DDP: no gradient reaches {', '.join(unused)}"] if unused else []
+    notes += [_CONFINED[means]] if means in _CONFINED else []
+    return Scaling(processes, backend, rows, tuple(_verdicts(rows)), "; ".join(notes))
 
 
 def _rows(answer: dict[str, Any]) -> Iterator[ScaleRow]:

@@ -11,11 +11,14 @@ import sys
 import traceback
 from typing import Any
 
+from migrator.prove.confinement import end_with_parent
+
 _INSTALL = ("migrator.validate.trials", "migrator.validate.watching", "migrator.validate.training")
 
 
 def main() -> None:
     """Do what standard input says, and tell standard output how it goes."""
+    end_with_parent()
     # Comes from the parent, over a pipe that nothing else can write to.
     request = pickle.loads(sys.stdin.buffer.read())
     try:
