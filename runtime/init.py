@@ -25,18 +25,20 @@ class _Fingerprint:
     dtype: torch.dtype
     checksum: int
     size: float
+    sharded: bool
 
     @classmethod
     def of(cls, weight: Tensor) -> _Fingerprint | None:
         """The fingerprint, or None where there are no values."""
-        local = weight.to_local() if hasattr(weight, "to_local") else weight  # the shard of a distributed tensor
+        sharded = _is_sharded(weight)
+        local = weight.to_local() if sharded else weight  # type: ignore[attr-defined]
         if local.is_meta or not local.numel():
             return None
         rows = local.detach().reshape(local.size(0) if local.ndim else 1, -1).contiguous()
         sums = rows.view(_INTEGERS[rows.element_size()]).sum(-1, dtype=torch.int64)
         place = torch.arange(1, len(sums) + 1, device=sums.device)
         size = torch.linalg.vector_norm(rows, dtype=torch.promote_types(rows.dtype, torch.float32))
-        return cls(local.dtype, int((sums * (2 * place + 1)).sum()), float(size))
+        return cls(local.dtype, int((sums * (2 * place + 1)).sum()), float(size), sharded)
 
     def same_values(self, other: _Fingerprint | None) -> bool:
         if other is None:
@@ -44,6 +46,11 @@ class _Fingerprint:
         if self.dtype == other.dtype:
             return self.checksum == other.checksum
         return math.isclose(self.size, other.size, rel_tol=1e-2)
+
+
+def _is_sharded(weight: Tensor) -> bool:
+    """Whether it is a distributed tensor, of which each process has a part."""
+    return hasattr(weight, "to_local")
 
 
 class DepthScaledInit(nn.Module):
@@ -54,8 +61,13 @@ class DepthScaledInit(nn.Module):
 
     `model.apply(init_fn)` would undo the scaling. This module is a child of the model too, and comes after the stack,
     so the `apply` of any ancestor reaches it once `init_fn` has been through the blocks: whatever residual output has
-    changed since it was last seen is scaled again. That ends for good when values stop being initial ones: with the
-    first gradient of any residual output, or when a state dict is loaded through this module's owner or an ancestor.
+    changed since it was last seen is scaled again. So it is if an initialiser calls the `reset_parameters` of all
+    modules in turn. That ends for good when values stop being initial ones: with the first gradient of any residual
+    output, or when a state dict is loaded through this module's owner or an ancestor.
+
+    Sharding puts new parameters into the place of those that were seen, and then nobody can tell drawn values from
+    trained ones. So it ends that too, unless there were no values yet: build on the meta device, shard, `to_empty`,
+    and initialise then, or initialise first and shard after it.
 
     Args:
         blocks: `nn.Sequential` or `nn.ModuleList` of `N` blocks, or one single block. It stays its owner's child and
@@ -97,11 +109,20 @@ class DepthScaledInit(nn.Module):
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
         """Applies `fn` to this module, as any other, and scales what it has initialised anew before."""
         super().apply(fn)
-        if any(weight.grad is not None for _, weight in self._weights()):
+        self.reset_parameters()
+        return self
+
+    def reset_parameters(self) -> None:
+        """Scales what has been initialised anew before."""
+        if self._out_of_sight() or any(weight.grad is not None for _, weight in self._weights()):
             self._disarm()
         if self.armed:
             self._scale_changed()
-        return self
+
+    def _out_of_sight(self) -> bool:
+        """Whether weights were sharded after they were seen."""
+        seen = ((self._seen.get(place), weight) for place, weight in self._weights())
+        return any(before is not None and not before.sharded and _is_sharded(weight) for before, weight in seen)
 
     def _weights(self) -> Iterator[tuple[tuple[int, str], nn.Parameter]]:
         """Residual outputs with their places; one that several blocks share comes once."""
@@ -149,6 +170,8 @@ class DepthScaledInit(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         module: Any = super()
         module._apply(fn, recurse)
+        if self._out_of_sight():
+            self._disarm()
         if self.armed:  # a cast has rounded the weights, which is no new initial value
             self._seen = {place: _Fingerprint.of(weight) for place, weight in self._weights()}
             self._watch()
