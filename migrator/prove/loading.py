@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from migrator.errors import printable
+from migrator.read.packages import package_of
 
 _SIMPLE_CALLS = frozenset((
     "len", "range", "ord", "chr", "list", "dict", "set", "tuple", "frozenset", "sorted", "enumerate", "zip", "int",
@@ -26,7 +27,7 @@ def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.Module
     Returns:
         The module, and one note for each statement that had to be left out.
     """
-    package, root = _package(path)
+    package, root = package_of(path)
     name = f"{package}.{path.stem}" if package else path.stem
     if name in sys.modules:
         name = f"_migrate_{path.stem}"
@@ -35,6 +36,7 @@ def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.Module
     sys.modules[name] = module
     sys.argv = [str(path)]
     sys.path.insert(0, str(root))
+    sys.path.append(str(root.parent))  # scripts in a folder that is imported from the one above it
     # Where inspect and tracebacks look, so that both see this text and not that of the file.
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     tree = ast.parse(text)
@@ -42,16 +44,6 @@ def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.Module
         exec(compile(tree, str(path), "exec"), module.__dict__)
         return module, []
     return module, list(_run_definitions(tree, str(path), module))
-
-
-def _package(path: Path) -> tuple[str, Path]:
-    """The package that a file belongs to, by its folders' `__init__.py`, and where that is imported from."""
-    names: list[str] = []
-    folder = path.parent
-    while (folder / "__init__.py").exists() and folder.name.isidentifier():
-        names.insert(0, folder.name)
-        folder = folder.parent
-    return ".".join(names), folder
 
 
 def _run_definitions(tree: ast.Module, path: str, module: types.ModuleType) -> Iterator[str]:

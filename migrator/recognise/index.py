@@ -30,7 +30,8 @@ class Definition:
     """A top-level statement of the file, with the text of its whole lines.
 
     `tree` keeps the line numbers it was parsed with; a line of the file is `node.lineno + shift`. `memo` holds what
-    was read off the tree alone, and is shared by all indexes that the definition stands in.
+    was read off the tree alone, and is shared by all indexes that the definition stands in. Where several files are
+    read as one (`migrator.link`), `member` is the number of the one that it comes from.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Definition:
     first_line: int
     shift: int
     memo: dict[Any, Any] = field(default_factory=dict)
+    member: int = 0
 
     @property
     def nodes(self) -> list[ast.AST]:
@@ -69,11 +71,12 @@ class Definition:
         lines[0] = lines[0][node.col_offset :]
         return b"".join(lines).decode()
 
-    def moved(self, lines: int) -> Definition:
+    def moved(self, lines: int, member: int | None = None) -> Definition:
         """The same definition, `lines` further down; what is known of it stays known."""
-        if not lines:
+        if not lines and member in (None, self.member):
             return self
-        return Definition(self.name, self.text, self.tree, self.first_line + lines, self.shift + lines, self.memo)
+        first, shift = self.first_line + lines, self.shift + lines
+        return Definition(self.name, self.text, self.tree, first, shift, self.memo, self.member if member is None else member)
 
 
 @dataclass(eq=False)
@@ -184,7 +187,7 @@ class FileIndex:
         """Local name -> dotted name, for every import anywhere at module level, `try` and `if` included."""
         table: dict[str, str] = {}
         for definition in self.definitions:
-            for node in _import_nodes(definition):
+            for node in import_nodes(definition):
                 table.update(imported_names(node))
         return table
 
@@ -208,7 +211,7 @@ class FileIndex:
     @cached_property
     def shadowed(self) -> set[str]:
         """Names that the file binds at module level by anything but an import."""
-        return {name for definition in self.definitions for name in _bound_at_top(definition)}
+        return {name for definition in self.definitions for name in bound_at_top(definition)}
 
     # --- definitions ------------------------------------------------------------------------------------------
 
@@ -231,7 +234,7 @@ class FileIndex:
     def constants(self) -> dict[str, ast.expr]:
         """Module-level names that are assigned exactly once, and by nothing else."""
         table: dict[str, list[ast.expr]] = {}
-        bound = Counter(name for definition in self.definitions for name in _bound_at_top(definition))
+        bound = Counter(name for definition in self.definitions for name in bound_at_top(definition))
         bound.update(name for definition in self.definitions for name in _globals_of(definition))
         for definition in self.definitions:
             if isinstance(definition.tree, ast.Assign):
@@ -282,7 +285,7 @@ class FileIndex:
                 continue
             start, end = definition.first_line - 1, definition.last_line
             pieces += [*lines[cursor:start], texts[position]]
-            definitions.extend(_parsed(texts[position], definition.first_line + moved))
+            definitions.extend(parsed(texts[position], definition.first_line + moved, definition.member))
             moved += len(split_lines(texts[position])) - (end - start)
             cursor = end
         pieces.extend(lines[cursor:])
@@ -322,7 +325,8 @@ def _definitions(source: str) -> tuple[Definition, ...]:
     return tuple(result)
 
 
-def _parsed(text: str, first_line: int) -> list[Definition]:
+def parsed(text: str, first_line: int, member: int = 0) -> list[Definition]:
+    """The definitions of a text that begins at `first_line` of the file."""
     tree = ast.parse(text)
     lines = split_lines(text)
     return [
@@ -332,6 +336,7 @@ def _parsed(text: str, first_line: int) -> list[Definition]:
             node,
             first_line + _first_line(node) - 1,
             first_line - 1,
+            member=member,
         )
         for node in tree.body
     ]
@@ -346,7 +351,7 @@ def _name(node: ast.stmt) -> str:
     return str(getattr(node, "name", ""))
 
 
-def _import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:
+def import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:
     """Import statements at module level, in `if` and `try` too."""
     if "imports" not in definition.memo:
         nodes: list[ast.Import | ast.ImportFrom] = []
@@ -357,12 +362,13 @@ def _import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:
     return found
 
 
-def _bound_at_top(definition: Definition) -> set[str]:
+def bound_at_top(definition: Definition) -> set[str]:
+    """Names that a top-level statement binds by anything but an import."""
     if "bound at top" not in definition.memo:
         tree = definition.tree
         names = {definition.name} if definition.name else set()
         if not isinstance(tree, FunctionNode | ast.ClassDef | ast.Import | ast.ImportFrom):
-            imported = {name for node in _import_nodes(definition) for name, _ in imported_names(node)}
+            imported = {name for node in import_nodes(definition) for name, _ in imported_names(node)}
             names = stored_names([tree]) - imported
             names |= {s.name for s in walk_statements([tree]) if isinstance(s, FunctionNode | ast.ClassDef)}
         definition.memo["bound at top"] = names

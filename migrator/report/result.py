@@ -38,6 +38,12 @@ class FileResult:
         return () if self.plan is None else self.plan.outcomes
 
     @property
+    def planned(self) -> Plan:
+        """What is proved: the plan for this file, or for all files that are read as one with it."""
+        assert self.plan is not None
+        return self.plan.whole or self.plan
+
+    @property
     def changed(self) -> bool:
         """Whether there is anything to rewrite. Where only findings were asked for, the plan's text tells nothing."""
         return self.plan is not None and (self.plan.changed or any(row.status == "migrated" for row in self.outcomes))

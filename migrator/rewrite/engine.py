@@ -26,6 +26,7 @@ from migrator.codemod import (
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.syntax import split_lines
 from migrator.rewrite.keeping import Keeping, Kept
+from migrator.rewrite.given import within_given
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
 
@@ -57,20 +58,18 @@ def plan(
         findings_only: the outcomes are asked for and the text is not, so that less has to be rewritten.
         left_out: (codemod, symbol) of findings that are not to be rewritten.
     """
-    run = _Run(FileIndex(source), left_out)
-    for step in Phase:
-        if step <= phase:
-            codemods = chosen(step, only, skip, choices or {})
-            run.phase(codemods, findings_only and step == phase)
-    if run.stages and not findings_only:
-        ast.parse(run.index.source)
-    return Plan(path, source, run.index.source, tuple(run.stages), run.outcomes())
+    run = Run(FileIndex(source), left_out)
+    run.all(phase, only, skip, choices or {}, findings_only)
+    return run.plan(path)
 
 
 @dataclass
-class _Run:
+class Run:
+    """The codemods at work on an index. What comes from a member in `fixed` (see `migrator.link`) must not change."""
+
     index: FileIndex
     left_out: frozenset[tuple[str, str]] = frozenset()
+    fixed: frozenset[int] = frozenset()
     stages: list[Stage] = field(default_factory=list)
     modern: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
     left: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
@@ -81,6 +80,19 @@ class _Run:
     def __post_init__(self) -> None:
         self.original = self.index
         self.keeping = Keeping(self.index, self.left_out)
+
+    def all(
+        self, last: Phase, only: frozenset[str], skip: frozenset[str], choices: Mapping[str, str], findings_only: bool
+    ) -> None:
+        """All phases up to the last one; the arguments are those of `plan`."""
+        for step in Phase:
+            if step <= last:
+                self.phase(chosen(step, only, skip, choices), findings_only and step == last)
+        if self.stages and not findings_only:
+            ast.parse(self.index.source)
+
+    def plan(self, path: Path) -> Plan:
+        return Plan(path, self.original.source, self.index.source, tuple(self.stages), self.outcomes())
 
     def phase(self, codemods: list[type[Codemod]], findings_only: bool) -> None:
         """Run the codemods of a phase until none finds more; for findings only, apply what others wait for."""
@@ -100,6 +112,8 @@ class _Run:
     def one(self, codemod: type[Codemod], apply: bool = True) -> bool:
         """One pass of one codemod; whether it changed anything."""
         findings = self.keeping.without_kept(name_of(codemod), self.index, codemod().find(self.index))
+        if self.fixed:
+            findings = within_given(codemod, self.index, findings, self.fixed)
         sites = [finding for finding in findings if isinstance(finding, Site)]
         self.left[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Refusal)]
         if codemod not in self.modern:  # what this run makes modern is reported as migrated

@@ -37,17 +37,42 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """A file in a text of several: `first` is the line of that text where its line 1 stands."""
+
+    path: Path
+    first: int
+    lines: int
+
+    def __contains__(self, line: int) -> bool:
+        return self.first <= line < self.first + self.lines
+
+    def line(self, line: int) -> int:
+        """The line of the file that a line of the whole text is."""
+        return line - self.first + 1
+
+
+@dataclass(frozen=True)
 class Plan:
-    """All stages from `source` to `text`. Exact changes are merged into one stage, each new one stands alone."""
+    """All stages from `source` to `text`. Exact changes are merged into one stage, each new one stands alone.
+
+    Args:
+        probes: (class, expression that builds it), as the project's configuration says.
+        whole: where the file is read as one with others, the plan for the text of all; that one is proved.
+        extents: where the files stand in such a text.
+        warnings: what the user should know and the outcomes do not say.
+    """
 
     path: Path
     source: str
     text: str
     stages: tuple[Stage, ...] = ()
     outcomes: tuple[Outcome, ...] = field(default=())
-    probes: tuple[tuple[str, str], ...] = ()  # (class, expression that builds it), as the project's configuration says
-
+    probes: tuple[tuple[str, str], ...] = ()
     tolerances: Tolerances = Tolerances()
+    whole: Plan | None = None
+    extents: tuple[Extent, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:

@@ -16,28 +16,29 @@ from migrator.report.result import FileResult
 if TYPE_CHECKING:
     from migrator.rewrite.plan import Outcome, Plan
 
-Planner = Callable[[frozenset[tuple[str, str]]], "Plan | MigrateError"]
+Planner = Callable[[frozenset[tuple[str, str]]], "list[Plan] | MigrateError"]
 _ANSWERS = {"y": "yes", "n": "no", "a": "yes to all that follow in this file", "q": "no to all that follow"}
 
 
-def decided(planned: Planner) -> Plan | MigrateError:
-    """The plan without the findings that the user does not want; each answer may change what comes after it."""
+def decided(planned: Planner) -> list[Plan] | MigrateError:
+    """The plans without the findings that the user does not want; each answer may change what comes after it."""
     left_out: frozenset[tuple[str, str]] = frozenset()
     wanted: set[tuple[str, str]] = set()
     while True:
-        plan = planned(left_out)
-        if isinstance(plan, MigrateError):
-            return plan
-        open_ones = [row for row in plan.outcomes if row.status == "migrated" and _key(row) not in wanted]
+        plans = planned(left_out)
+        if isinstance(plans, MigrateError):
+            return plans
+        rows = [(plan, row) for plan in plans for row in plan.outcomes if row.status == "migrated"]
+        open_ones = [(plan, row) for plan, row in rows if _key(row) not in wanted]
         if not open_ones:
-            return plan
-        answer = _ask(plan, open_ones[0])
+            return plans
+        answer = _ask(*open_ones[0])
         if answer == "a":
-            return plan
+            return plans
         if answer == "y":
-            wanted.add(_key(open_ones[0]))
+            wanted.add(_key(open_ones[0][1]))
         else:
-            left_out |= {_key(row) for row in (open_ones if answer == "q" else open_ones[:1])}
+            left_out |= {_key(row) for _, row in (open_ones if answer == "q" else open_ones[:1])}
 
 
 def may_write(files: Iterable[FileResult]) -> bool:

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 from migrator.run.options import Options
 
 if TYPE_CHECKING:
+    from migrator.link.units import Unit
     from migrator.read.source import Source
     from migrator.rewrite.plan import Plan
 
 NAME = "transformer-migrator"
 _PACKAGE = Path(__file__).parents[1]
-_DECIDING = ("read", "recognise", "rewrite")  # the rooms whose code decides what is found
+_DECIDING = ("read", "recognise", "rewrite", "link")  # the rooms whose code decides what is found
 
 
 class Cache:
@@ -52,11 +53,15 @@ class Cache:
         asked = [options.phase, sorted(options.only), sorted(options.skip), options.positions, options.feed_forward]
         return cls(user_cache_path(NAME) / "check", json.dumps(asked), _tool())
 
-    def plan(self, source: Source) -> Plan | None:
-        """A plan with the outcomes of last time, if nothing has changed; its text is the old one."""
+    def plans(self, unit: Unit) -> list[Plan] | None:
+        """Plans with the outcomes of last time, if nothing has changed; their texts are the old ones."""
+        plans = [self._plan(unit, source) for source in unit.given]
+        return None if None in plans else [plan for plan in plans if plan is not None]
+
+    def _plan(self, unit: Unit, source: Source) -> Plan | None:
         try:
             entry = json.loads(self._entry(source).read_bytes())
-            if entry["key"] != self._key(source):
+            if entry["key"] != self._key(unit, source):
                 return None
             from migrator.rewrite.plan import Outcome, Plan
 
@@ -65,10 +70,13 @@ class Cache:
             return None  # there is none, or somebody has damaged it
         return Plan(source.path, source.text, source.text, (), outcomes)
 
-    def keep(self, source: Source, plan: Plan) -> None:
-        """Write the entry; where that is not possible, the next run takes as long as this one."""
-        entry = {"key": self._key(source), "outcomes": [asdict(outcome) for outcome in plan.outcomes]}
-        path = self._entry(source)
+    def keep(self, unit: Unit, plans: list[Plan]) -> None:
+        """Write the entries; where that is not possible, the next run takes as long as this one."""
+        for source, plan in zip(unit.given, plans, strict=True):
+            self._keep(self._entry(source), self._key(unit, source), plan)
+
+    def _keep(self, path: Path, key: str, plan: Plan) -> None:
+        entry = {"key": key, "outcomes": [asdict(outcome) for outcome in plan.outcomes]}
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,8 +87,10 @@ class Cache:
         name = _digest(os.fsencode(source.target), self.options.encode())
         return self.folder / name[:2] / name[2:]
 
-    def _key(self, source: Source) -> str:
-        return _digest(self.tool.encode(), source.data, source.text.encode())
+    def _key(self, unit: Unit, source: Source) -> str:
+        """Of the file, and of all that it is read as one with."""
+        beside = [part for member in unit.members for part in (os.fsencode(member.path), member.source.text.encode())]
+        return _digest(self.tool.encode(), source.data, source.text.encode(), *beside)
 
 
 def _digest(*parts: bytes) -> str:

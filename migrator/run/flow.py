@@ -196,14 +196,14 @@ def _provers(number: int) -> Iterator[list[Prover]]:
 
 
 def _plan(options: Options, works: Sequence[Work], errors: list[MigrateError]) -> None:
+    by_source = {work.source.target: work for work in works}
     with watching("reading", len(works) > FEW) as show:
-        found = plans(options, [work.source for work in works])
-        for number, (work, plan) in enumerate(zip(works, found, strict=True), 1):
-            show(f"{number} of {len(works)}: {work.source.path}")
+        for number, (source, plan) in enumerate(plans(options, [work.source for work in works]), 1):
+            show(f"{number} of {len(works)}: {source.path}")
             if isinstance(plan, MigrateError):
                 errors.append(plan)
             else:
-                work.result.plan = plan
+                by_source[source.target].result.plan = plan
 
 
 def _keep_texts(works: Iterable[Work]) -> None:
@@ -243,26 +243,26 @@ def _uncommitted(options: Options, works: Sequence[Work], copies: Mapping[Path, 
 
 
 def _prove(options: Options, provers: Sequence[Prover], works: Sequence[Work]) -> None:
-    """Each file by the prover that is free next."""
+    """Each unit of files by the prover that is free next."""
     free: SimpleQueue[Prover] = SimpleQueue()
     for prover in provers:
         free.put(prover)
     with watching("proving") as show:
 
-        def prove(work: Work) -> None:
+        def prove(unit: list[Work]) -> None:
             prover = free.get()
-            work.result.verification = _proved(options, prover, work, lambda text: show(f"{work.source.path}: {text}"))
+            _prove_unit(options, prover, unit, lambda text: show(f"{unit[0].source.path}: {text}"))
             free.put(prover)
 
         if len(provers) == 1:
-            for work in works:
-                prove(work)
+            for unit in _units(works):
+                prove(unit)
             return
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(len(provers)) as pool:
             try:
-                list(pool.map(prove, works))
+                list(pool.map(prove, _units(works)))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for prover in provers:
@@ -270,12 +270,31 @@ def _prove(options: Options, provers: Sequence[Prover], works: Sequence[Work]) -
                 raise
 
 
-def _proved(options: Options, prover: Prover, work: Work, progress: Callable[[str], None]) -> Verification:
-    assert work.result.plan is not None
+def _units(works: Sequence[Work]) -> list[list[Work]]:
+    """Files whose changes are proved together."""
+    units: dict[int, list[Work]] = {}
+    for work in works:
+        units.setdefault(id(work.result.planned), []).append(work)
+    return list(units.values())
+
+
+def _prove_unit(options: Options, prover: Prover, unit: Sequence[Work], progress: Callable[[str], None]) -> None:
+    """The file that builds on the others gets the verdict with all its figures, these refer to it."""
+    planned = unit[0].result.planned
+    main = next((work for work in unit if work.source.target == planned.path), unit[-1])
     # The proof works in a directory of its own, so that it has to be told where the file is.
-    config = nearest(work.source.target)
-    plan = replace(work.result.plan, path=work.source.target, probes=config.probes, tolerances=config.tolerances)
-    return prover.prove(plan, timeout=options.timeout, progress=progress)
+    path = planned.path if planned.extents else main.source.target
+    config = nearest(path)
+    plan = replace(planned, path=path, probes=config.probes, tolerances=config.tolerances)
+    verification = prover.prove(plan, timeout=options.timeout * len(unit), progress=progress)
+    if plan.extents:
+        from migrator.link.telling import verification_in_files
+
+        verification = verification_in_files(verification, plan.extents)
+    note = f"in one proof with {main.source.path}"
+    for work in unit:
+        work.result.verification = replace(verification, checks=(), tensors=(), parameters=(), notes=(note,))
+    main.result.verification = verification
 
 
 def _write(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]) -> None:

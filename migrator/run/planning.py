@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from migrator.errors import MigrateError
 from migrator.report.result import CHECK
@@ -13,23 +13,29 @@ from migrator.run.cache import Cache
 from migrator.run.options import Options
 
 if TYPE_CHECKING:
+    from migrator.link.units import Unit
     from migrator.read.source import Source
     from migrator.rewrite.plan import Plan
 
+    Planned: TypeAlias = list[Plan] | MigrateError
 
-def plans(options: Options, sources: Sequence[Source]) -> Iterator[Plan | MigrateError]:
-    """The plan of each file, or why there is none."""
+
+def plans(options: Options, sources: Sequence[Source]) -> Iterator[tuple[Source, Plan | MigrateError]]:
+    """Each file with its plan, or why there is none; files that are read as one come together."""
+    from migrator.link.units import units
+
     cache = Cache.of(options) if findings_only(options) and options.cache else None
-    known = [cache.plan(source) if cache is not None else None for source in sources]
-    made = _made(options, [source for source, plan in zip(sources, known, strict=True) if plan is None])
-    for source, plan in zip(sources, known, strict=True):
-        if plan is not None:
-            yield plan
+    found = units(sources)
+    known = [cache.plans(unit) if cache is not None else None for unit in found]
+    made = _made(options, [unit for unit, plans in zip(found, known, strict=True) if plans is None])
+    for unit, old in zip(found, known, strict=True):
+        new = next(made) if old is None else old
+        if isinstance(new, MigrateError):
+            yield from ((source, new) for source in unit.given[:1])
             continue
-        new = next(made)
-        if cache is not None and not isinstance(new, MigrateError):
-            cache.keep(source, new)
-        yield new
+        if cache is not None and old is None:
+            cache.keep(unit, new)
+        yield from zip(unit.given, new, strict=True)
 
 
 def findings_only(options: Options) -> bool:
@@ -37,9 +43,9 @@ def findings_only(options: Options) -> bool:
     return options.mode == CHECK and options.format != "sarif"
 
 
-def _made(options: Options, sources: Sequence[Source]) -> Iterator[Plan | MigrateError]:
-    if options.jobs == 1 or len(sources) < 2:
-        yield from map(functools.partial(_plan, options), sources)
+def _made(options: Options, units: Sequence[Unit]) -> Iterator[Planned]:
+    if options.jobs == 1 or len(units) < 2:
+        yield from map(functools.partial(_plan, options), units)
         return
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
@@ -49,9 +55,9 @@ def _made(options: Options, sources: Sequence[Source]) -> Iterator[Plan | Migrat
     all_codemods()  # loaded once, and not in every process
     # Forking is at once; where it is not safe beside threads of the system, processes start from nothing.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(min(options.jobs, len(sources)), context, _leave_interrupts_to_the_parent) as pool:
+    with ProcessPoolExecutor(min(options.jobs, len(units)), context, _leave_interrupts_to_the_parent) as pool:
         try:
-            yield from pool.map(functools.partial(_plan, options), sources, chunksize=4)
+            yield from pool.map(functools.partial(_plan, options), units, chunksize=4)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -63,24 +69,24 @@ def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _plan(options: Options, source: Source) -> Plan | MigrateError:
-    """One plan, or, with --interactive, the one that the user's answers leave."""
+def _plan(options: Options, unit: Unit) -> Planned:
+    """The plans of a unit, or, with --interactive, those that the user's answers leave."""
     if not options.interactive:
-        return _planned(options, source, frozenset())
+        return _planned(options, unit, frozenset())
     from migrator.run.asking import decided
 
-    return decided(lambda left_out: _planned(options, source, left_out))
+    return decided(lambda left_out: _planned(options, unit, left_out))
 
 
-def _planned(options: Options, source: Source, left_out: frozenset[tuple[str, str]]) -> Plan | MigrateError:
+def _planned(options: Options, unit: Unit, left_out: frozenset[tuple[str, str]]) -> Planned:
     from migrator.codemod import Phase
+    from migrator.link import planning
     from migrator.read.source import not_python
-    from migrator.rewrite import engine
 
+    path = unit.given[0].path
     try:
-        return engine.plan(
-            source.path,
-            source.text,
+        return planning.plan(
+            unit,
             phase=Phase(options.phase),
             only=options.only,
             skip=options.skip,
@@ -91,7 +97,7 @@ def _planned(options: Options, source: Source, left_out: frozenset[tuple[str, st
     except (SyntaxError, RecursionError, MemoryError) as error:
         if options.debug:
             raise
-        return not_python(source.path, error)
+        return not_python(path, error)
     except MigrateError as error:
-        error.path = error.path or str(source.path)
+        error.path = error.path or str(path)
         return error

@@ -14,16 +14,21 @@ from migrator.run.watching import watching
 
 
 def measure(options: Options, files: Sequence[FileResult]) -> None:
-    """Each result gets its validation, or why there is none; what was written stays written."""
+    """Each result gets its validation, or why there is none; what was written stays written.
+
+    Files that are read as one are measured once, as one text; the first of them gets the validation.
+    """
     from migrator.validate import Request, Text, validate
     from migrator.validate.asking import samplers
 
     with watching("measuring") as show:
-        for file in files:
+        for file in {id(file.planned): file for file in reversed(files)}.values():
             assert file.texts is not None
-            path = file.path.resolve()
+            path, texts_of_all = file.path.resolve(), file.texts
+            if file.planned.extents:
+                path, texts_of_all = file.planned.path, (file.planned.source, file.planned.text)
             probes = nearest(path).probes
-            texts = zip(file.texts, (f"{file.path} as it was", f"{file.path} as it is"), strict=True)
+            texts = zip(texts_of_all, (f"{file.path} as it was", f"{file.path} as it is"), strict=True)
             old, new = (Text(path, text.replace("\r\n", "\n"), probes, name) for text, name in texts)
             request = Request(old, new, samplers=samplers(old), seconds=options.seconds)
             try:

@@ -1,0 +1,66 @@
+"""The plans for the files of a unit."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import replace
+
+from migrator.codemod import Phase
+from migrator.link.linking import Linked, linked
+from migrator.link.parting import parts
+from migrator.link.siblings import Siblings
+from migrator.link.units import Unit
+from migrator.read.source import Source
+from migrator.recognise.index import FileIndex
+from migrator.rewrite import engine
+from migrator.rewrite.plan import Plan
+
+
+def plan(
+    unit: Unit,
+    *,
+    phase: Phase,
+    only: frozenset[str] = frozenset(),
+    skip: frozenset[str] = frozenset(),
+    choices: Mapping[str, str] | None = None,
+    findings_only: bool = False,
+    left_out: frozenset[tuple[str, str]] = frozenset(),
+) -> list[Plan]:
+    """What `migrate` would do to each of the unit's files that were given; the arguments are those of `engine.plan`.
+
+    Raises:
+        SyntaxError, RecursionError, MemoryError: the one file of a unit is no Python.
+    """
+    if not unit.members:
+        (source,) = unit.given
+        index = FileIndex(source.text)
+        run = engine.Run(index, left_out)
+        run.all(phase, only, skip, choices or {}, findings_only)
+        return [run.plan(source.path)]
+    given = {source.target for source in unit.given}
+    text = linked(unit.siblings, unit.members)
+    fixed = frozenset(number for number, member in enumerate(unit.members) if member.path not in given)
+    run = engine.Run(text.index, left_out, fixed)
+    run.all(phase, only, skip, choices or {}, findings_only)
+    whole = replace(run.plan(unit.members[-1].path), extents=text.extents)
+    files = parts(text, whole, run.index)
+    if whole.changed and not findings_only:
+        _check_parts(text, files, run.index)
+    by_path = {member.path: plan for member, plan in zip(unit.members, files, strict=True)}
+    return [by_path[source.target] for source in unit.given]
+
+
+def _check_parts(text: Linked, files: list[Plan], after: FileIndex) -> None:
+    """What is written has to be what is proved: the new files, read as one, say what the new text says."""
+    sources = [replace(member.source, text=plan.text) for member, plan in zip(text.members, files, strict=True)]
+    siblings = Siblings(sources)
+    members = [siblings.member(source.target) for source in sources]
+    again = linked(siblings, [member for member in members if member is not None])
+    if _statements(again.index) != _statements(after):
+        raise RuntimeError("the files differ from the text that they were planned as")
+
+
+def _statements(index: FileIndex) -> list[str]:
+    imports = ast.Import | ast.ImportFrom
+    return [ast.dump(definition.tree) for definition in index.definitions if not isinstance(definition.tree, imports)]

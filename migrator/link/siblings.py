@@ -1,0 +1,144 @@
+"""The files of the user's own that others import from: each is read once, and each name traced to where it is made."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from migrator.errors import MigrateError
+from migrator.read.packages import ImportedFiles, package_of
+from migrator.read.source import Source, read
+from migrator.recognise.index import ClassInfo, Definition, FileIndex, import_nodes
+from migrator.recognise.syntax import FunctionNode
+
+_FROM = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import\b", re.MULTILINE)
+_DETOURS = 6  # a name that an `__init__.py` hands on, and the next one, and so on
+
+
+@dataclass(eq=False)
+class Member:
+    """A file that can be read as one with others."""
+
+    source: Source
+    index: FileIndex
+
+    @property
+    def path(self) -> Path:
+        return self.source.target
+
+    @cached_property
+    def package(self) -> str:
+        return package_of(self.path)[0]
+
+    @cached_property
+    def imports(self) -> list[tuple[Definition, ast.ImportFrom]]:
+        """Every `from ... import` at module level, with the statement that it stands in."""
+        return [
+            (definition, node)
+            for definition in self.index.definitions
+            for node in import_nodes(definition)
+            if isinstance(node, ast.ImportFrom)
+        ]
+
+    @cached_property
+    def has_modules(self) -> bool:
+        """Whether it defines what looks like an `nn.Module`, by its base or by its `forward`."""
+        return any(info.is_module or "forward" in info.methods for info in self.index.classes.values())
+
+    def defines(self, name: str) -> ClassInfo | Definition | None:
+        """The class or function of this name."""
+        return self.index.classes.get(name) or self.index.functions.get(name)
+
+    @cached_property
+    def names_in_definitions(self) -> set[str]:
+        """Every name that a class or function of the file speaks."""
+        inside = (d for d in self.index.definitions if isinstance(d.tree, FunctionNode | ast.ClassDef))
+        return {node.id for definition in inside for node in definition.nodes if isinstance(node, ast.Name)}
+
+
+class Siblings:
+    """Finds members. Files are the ones given, or what lies on disk beside them."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._given = {source.target: source for source in sources}
+        self._members: dict[Path, Member | None] = {}
+        self._files = ImportedFiles()
+
+    def may_import(self, source: Source) -> bool:
+        """Whether the text has an import of another file of the user's; without parsing it."""
+        for dots, module in set(_FROM.findall(source.text)):
+            if self._files.of(source.target, ast.ImportFrom(module or None, [], len(dots))) is not None:
+                return True
+        return False
+
+    def member(self, path: Path) -> Member | None:
+        """The file at a path, unless it is no Python that can be read."""
+        if path not in self._members:
+            self._members[path] = self._read(path)
+        return self._members[path]
+
+    def _read(self, path: Path) -> Member | None:
+        try:
+            source = self._given.get(path) or read(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return Member(source, FileIndex(source.text))
+        except (MigrateError, SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+    def file_of(self, member: Member, node: ast.ImportFrom) -> Path | None:
+        return self._files.of(member.path, node)
+
+    def origin(self, member: Member, node: ast.ImportFrom, name: str) -> Member | None:
+        """Where the class or function is defined that `from ... import name` brings into a file."""
+        importer: Member | None = member
+        for _ in range(_DETOURS):
+            path = self._files.of(importer.path, node) if importer is not None else None
+            importer = self.member(path.resolve()) if path is not None else None
+            if importer is None or importer.defines(name) is not None:
+                return importer
+            ahead = [found for found in importer.imports if any(a.name in (name, "*") for a in found[1].names)]
+            if len(ahead) != 1:
+                return self._behind_stars(importer, name, [node for _, node in ahead])
+            node = ahead[0][1]
+            if any(alias.asname not in (None, name) for alias in node.names if alias.name == name):
+                return None
+        return None
+
+    def _behind_stars(self, member: Member, name: str, nodes: list[ast.ImportFrom]) -> Member | None:
+        """The one file of several `from ... import *` that has the name."""
+        found = {id(o): o for node in nodes if (o := self.origin(member, node, name)) is not None and o.defines(name)}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def borrowed(self, member: Member) -> Iterator[Borrowed]:
+        """Every class and function that a file takes from a sibling, under its own name."""
+        for definition, node in member.imports:
+            for alias in node.names:
+                for name in self._names(member, node) if alias.name == "*" else [alias.name]:
+                    origin = self.origin(member, node, name)
+                    if origin is not None and origin.defines(name) is not None:
+                        yield Borrowed(definition, node, name, alias.asname or name, origin)
+
+    def _names(self, member: Member, node: ast.ImportFrom) -> list[str]:
+        """What `from ... import *` brings: the public classes and functions of that file."""
+        path = self.file_of(member, node)
+        other = self.member(path.resolve()) if path is not None else None
+        if other is None:
+            return []
+        return [name for name in (*other.index.classes, *other.index.functions) if not name.startswith("_")]
+
+
+@dataclass(frozen=True, eq=False)
+class Borrowed:
+    """`from ... import name as local`, and the file that defines it."""
+
+    definition: Definition
+    node: ast.ImportFrom
+    name: str
+    local: str
+    origin: Member

@@ -1,0 +1,153 @@
+"""Which files are read as one: those whose modules are built of one another's."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrator.link.conflicts import conflict
+from migrator.link.siblings import Borrowed, Member, Siblings
+from migrator.read.source import Source
+from migrator.recognise.index import ClassInfo
+from migrator.recognise.syntax import FunctionNode
+
+_MOST_FILES = 24
+_MOST_LINES = 12_000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files that are planned and proved as one.
+
+    Args:
+        given: the files that may be changed.
+        siblings: finds what a file of the unit imports.
+        members: each after those that it imports from; there are none for a file that is read by itself.
+        apart: for a file of the unit, why another one that imports from it is not read together with it.
+    """
+
+    given: tuple[Source, ...]
+    siblings: Siblings
+    members: tuple[Member, ...] = ()
+    apart: tuple[Apart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Apart:
+    """`importer` takes `name` from `origin`, and is not read together with it."""
+
+    origin: Path
+    importer: Path
+    line: int
+    name: str
+    why: str
+
+
+def units(sources: Sequence[Source]) -> list[Unit]:
+    """Every file in exactly one unit, in the order of the files."""
+    siblings = Siblings(sources)
+    importers = [source for source in sources if siblings.may_import(source)]
+    if not importers:
+        return [Unit((source,), siblings) for source in sources]
+    groups = _Groups(siblings, {source.target for source in sources})
+    for source in importers:
+        member = siblings.member(source.target)
+        if member is not None and member.has_modules:
+            groups.follow(member)
+    return list(_in_order(groups, sources))
+
+
+def _in_order(groups: _Groups, sources: Sequence[Source]) -> Iterator[Unit]:
+    done: set[Path] = set()
+    for source in sources:
+        if source.target in done:
+            continue
+        group = groups.of.get(source.target, [])
+        given = tuple(other for other in sources if other is source or other.target in {m.path for m in group})
+        done |= {other.target for other in given}
+        apart = tuple(row for row in groups.apart if row.origin in {other.target for other in given})
+        yield Unit(given, groups.siblings, tuple(groups.ordered(group)) if len(group) > 1 else (), apart)
+
+
+@dataclass
+class _Groups:
+    """Grows groups of files along their imports, as long as they can be read as one."""
+
+    siblings: Siblings
+    given: set[Path]
+    of: dict[Path, list[Member]] = field(default_factory=dict)
+    apart: list[Apart] = field(default_factory=list)
+    _followed: set[Path] = field(default_factory=set)
+
+    def follow(self, member: Member) -> None:
+        """Join a file with those whose parts it uses, and these with theirs."""
+        if member.path in self._followed:
+            return
+        self._followed.add(member.path)
+        self.of.setdefault(member.path, [member])
+        for borrowed in self.siblings.borrowed(member):
+            if _is_part(borrowed, member):
+                self.of.setdefault(borrowed.origin.path, [borrowed.origin])
+                self._join(member, borrowed)
+                self.follow(borrowed.origin)
+
+    def _join(self, member: Member, borrowed: Borrowed) -> None:
+        ours, theirs = self.of[member.path], self.of[borrowed.origin.path]
+        if ours is theirs:
+            return
+        together = [*ours, *theirs]
+        why = self._obstacle(together) if borrowed.local == borrowed.name else f"it calls it `{borrowed.local}`"
+        if why:
+            line = borrowed.definition.line(borrowed.node)
+            self.apart.append(Apart(borrowed.origin.path, member.path, line, borrowed.name, why))
+            return
+        for one in together:
+            self.of[one.path] = together
+
+    def _obstacle(self, members: list[Member]) -> str:
+        """Why files cannot be read as one, or nothing."""
+        lines = sum(member.source.text.count("\n") for member in members)
+        if len(members) > _MOST_FILES or lines > _MOST_LINES:
+            return f"{len(members)} files of {lines:,} lines would have to be read as one"
+        if self._order(members) is None:
+            return "the files import one another in a circle"
+        return conflict(self.siblings, members)
+
+    def ordered(self, members: list[Member]) -> list[Member]:
+        """Each after those that it imports from."""
+        order = self._order(members)
+        assert order is not None  # or they had not been joined
+        return order
+
+    def _order(self, members: list[Member]) -> list[Member] | None:
+        needs = {member: self._needs(member, members) for member in members}
+        order: list[Member] = []
+        while needs:
+            ready = sorted((m for m, wanted in needs.items() if not wanted & needs.keys()), key=lambda m: m.path)
+            if not ready:
+                return None
+            order.append(ready[0])
+            del needs[ready[0]]
+        return order
+
+    def _needs(self, member: Member, members: list[Member]) -> set[Member]:
+        files = {path.resolve() for _, node in member.imports if (path := self.siblings.file_of(member, node))}
+        origins = {id(borrowed.origin) for borrowed in self.siblings.borrowed(member)}
+        return {other for other in members if other is not member and (other.path in files or id(other) in origins)}
+
+
+def _is_part(borrowed: Borrowed, member: Member) -> bool:
+    """Whether a file's modules are made of what it takes from another: a module, or a function that they call."""
+    made = borrowed.origin.defines(borrowed.name)
+    if borrowed.local not in member.names_in_definitions:
+        return False
+    if isinstance(made, ClassInfo):
+        return made.is_module or "forward" in made.methods or _is_base(borrowed.local, member)
+    return made is not None and isinstance(made.tree, FunctionNode) and "torch" in borrowed.origin.source.text
+
+
+def _is_base(name: str, member: Member) -> bool:
+    bases = (base for info in member.index.classes.values() for base in info.node.bases)
+    return any(isinstance(base, ast.Name) and base.id == name for base in bases)
