@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from migrator.link.conflicts import comes_from
 from migrator.link.siblings import Member, Siblings
@@ -17,7 +16,7 @@ from migrator.recognise.index import Definition, FileIndex, parsed
 from migrator.recognise.syntax import split_lines
 from migrator.rewrite.plan import Extent
 
-_HEAD = "from __future__ import annotations\n"
+_FUTURE = "from __future__ import annotations\n"
 
 
 @dataclass(frozen=True)
@@ -31,47 +30,66 @@ class Linked:
 
 def linked(siblings: Siblings, members: Sequence[Member]) -> Linked:
     """Read these files, which `conflict` has nothing against, as one."""
-    inside = {member.path for member in members}
-    head = _HEAD if any(_has_future(member) for member in members) else ""
-    texts, extents, definitions = [head], [], list(parsed(head, 1, 0)) if head else []
-    line = 1 + bool(head)
+    linker = _Linker(siblings, members)
+    if any(_is_future(definition.tree) for member in members for definition in member.index.definitions):
+        linker.begin(_FUTURE)
     for number, member in enumerate(members):
-        lines = split_lines(member.source.text)
-        for definition in member.index.definitions:
-            definitions += _taken_over(siblings, member, definition, inside, number, line - 1, lines)
-        text = "".join(lines)
-        text += "" if text.endswith(("\n", "\r")) or not text else "\n"
-        extents.append(Extent(member.source.path, line, len(split_lines(text))))
-        texts.append(text)
-        line += extents[-1].lines
-    return Linked(tuple(members), tuple(extents), FileIndex("".join(texts), tuple(definitions)))
-
-
-def _has_future(member: Member) -> bool:
-    return any(_is_future(definition.tree) for definition in member.index.definitions)
+        linker.add(number, member)
+    return Linked(tuple(members), tuple(linker.extents), FileIndex("".join(linker.texts), tuple(linker.definitions)))
 
 
 def _is_future(node: ast.stmt) -> bool:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
-def _taken_over(
-    siblings: Siblings, member: Member, definition: Definition, inside: set[Path], number: int, down: int,
-    lines: list[str],
-) -> Iterator[Definition]:  # fmt: skip
-    """A statement as it stands in the text of the unit; `lines` are those of its file, and are changed with it."""
-    node = definition.tree
-    if isinstance(node, ast.ImportFrom):
-        kept = [a for a in node.names if not _is_future(node) and not comes_from(siblings, member, node, a.name, inside)]
-        absolute = _absolute(member, node)
-        if len(kept) < len(node.names) or absolute != node.module:
-            text = ast.unparse(ast.ImportFrom(absolute, kept, 0)) + "\n" if kept else ""
+class _Linker:
+    """The text of a unit, as far as it has been put together."""
+
+    def __init__(self, siblings: Siblings, members: Sequence[Member]) -> None:
+        self.siblings = siblings
+        self.inside = {member.path for member in members}
+        self.texts: list[str] = []
+        self.extents: list[Extent] = []
+        self.definitions: list[Definition] = []
+        self.height = 0  # in lines
+
+    def begin(self, text: str) -> None:
+        self.definitions += parsed(text, 1)
+        self.texts.append(text)
+        self.height += 1
+
+    def add(self, number: int, member: Member) -> None:
+        """Put a file at the end."""
+        lines = split_lines(member.source.text)
+        if lines and not lines[-1].endswith(("\n", "\r")):
+            lines[-1] += "\n"
+        for definition in member.index.definitions:
+            instead = self._instead(member, definition)
+            if instead is None:
+                self.definitions.append(definition.moved(self.height, number))
+                continue
             first, last = definition.first_line, definition.last_line
-            blank = "\n" * (last - first + 1 - bool(text))
-            lines[first - 1 : last] = split_lines(text + blank)
-            yield from parsed(text, first + down, number) if text else ()
-            return
-    yield definition.moved(down, number)
+            lines[first - 1 : last] = [instead or "\n", *["\n"] * (last - first)]
+            self.definitions += parsed(instead, first + self.height, number) if instead else []
+        self.extents.append(Extent(member.source.path, self.height + 1, len(lines)))
+        self.texts += lines
+        self.height += len(lines)
+
+    def _instead(self, member: Member, definition: Definition) -> str | None:
+        """What stands for an import in the text of the unit, if it cannot stay as it is."""
+        node = definition.tree
+        if not isinstance(node, ast.ImportFrom):
+            return None
+        kept = list(self._from_outside(member, node))
+        module = _absolute(member, node)
+        if len(kept) == len(node.names) and module == node.module:
+            return None
+        return ast.unparse(ast.ImportFrom(module, kept, 0)) + "\n" if kept else ""
+
+    def _from_outside(self, member: Member, node: ast.ImportFrom) -> Iterator[ast.alias]:
+        for alias in node.names if not _is_future(node) else ():
+            if not comes_from(self.siblings, member, node, alias.name, self.inside):
+                yield alias
 
 
 def _absolute(member: Member, node: ast.ImportFrom) -> str | None:

@@ -46,7 +46,7 @@ def _text(member: Member, number: int, before: FileIndex, after: FileIndex) -> s
         return member.source.text
     texts = {position: definition.text for position, definition in changed.items()}
     now = member.index.replaced(texts)
-    now = now.replaced(with_imports(now, list(_imports(now, changed.values(), after))))
+    now = now.replaced(with_imports(now, list(_imports(now, list(changed.values()), after))))
     return now.replaced(without_unused(member.index, now)).source
 
 

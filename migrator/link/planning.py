@@ -6,7 +6,8 @@ import ast
 from collections.abc import Mapping
 from dataclasses import replace
 
-from migrator.codemod import Phase
+from migrator.codemod import Phase, Promise
+from migrator.link.callers import callers
 from migrator.link.linking import Linked, linked
 from migrator.link.parting import parts
 from migrator.link.siblings import Siblings
@@ -32,23 +33,47 @@ def plan(
     Raises:
         SyntaxError, RecursionError, MemoryError: the one file of a unit is no Python.
     """
-    if not unit.members:
-        (source,) = unit.given
-        index = FileIndex(source.text)
-        run = engine.Run(index, left_out)
-        run.all(phase, only, skip, choices or {}, findings_only)
-        return [run.plan(source.path)]
+    settings = (phase, only, skip, choices or {}, findings_only)
+    files = _alone(unit, left_out, settings) if not unit.members else _together(unit, left_out, settings)
+    if findings_only:
+        return files
+    return [_warned(unit, source, file) for source, file in zip(unit.given, files, strict=True)]
+
+
+_Settings = tuple[Phase, frozenset[str], frozenset[str], Mapping[str, str], bool]
+
+
+def _alone(unit: Unit, left_out: frozenset[tuple[str, str]], settings: _Settings) -> list[Plan]:
+    (source,) = unit.given
+    run = engine.Run(FileIndex(source.text), left_out)
+    run.all(*settings)
+    return [run.plan(source.path)]
+
+
+def _together(unit: Unit, left_out: frozenset[tuple[str, str]], settings: _Settings) -> list[Plan]:
     given = {source.target for source in unit.given}
     text = linked(unit.siblings, unit.members)
     fixed = frozenset(number for number, member in enumerate(unit.members) if member.path not in given)
     run = engine.Run(text.index, left_out, fixed)
-    run.all(phase, only, skip, choices or {}, findings_only)
+    run.all(*settings)
     whole = replace(run.plan(unit.members[-1].path), extents=text.extents)
+    findings_only = settings[-1]
     files = parts(text, whole, run.index)
     if whole.changed and not findings_only:
         _check_parts(text, files, run.index)
-    by_path = {member.path: plan for member, plan in zip(unit.members, files, strict=True)}
+    by_path = {member.path: file for member, file in zip(unit.members, files, strict=True)}
     return [by_path[source.target] for source in unit.given]
+
+
+def _warned(unit: Unit, source: Source, file: Plan) -> Plan:
+    """The plan with a warning for each caller elsewhere of a class whose function changes."""
+    claims = [
+        claim for stage in (file.whole or file).stages if stage.promise != Promise.EXACT for claim in stage.claims
+    ]
+    changed = {name for claim in claims for name in claim.definitions}
+    if changed:
+        changed &= {node.name for node in ast.parse(file.source).body if isinstance(node, ast.ClassDef)}
+    return replace(file, warnings=tuple(callers(unit, source, frozenset(changed)))) if changed else file
 
 
 def _check_parts(text: Linked, files: list[Plan], after: FileIndex) -> None:

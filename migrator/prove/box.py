@@ -201,6 +201,7 @@ class _Box:
         """Losses of some AdamW steps on one batch: the scalar that forward gives, else a distance to a fixed target."""
         torch.set_default_dtype(dtype_of(message["default"]))
         module = self.fresh(message["handle"]).train()
+        building.disturb(module, message["noise"])
         optimizer = building.AdamW(module)
         losses: list[float] = []
         with switches.dropout_set(False):

@@ -99,6 +99,15 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def disturb(module: nn.Module, noise: float) -> None:
+    """Make every parameter larger or smaller by this fraction of itself."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters() if noise else ():
+            signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+            parameter.mul_(1 + noise * signs)
+
+
 def normed(
     weight: Tensor | None, bias: Tensor | None, eps: float | None, axes: int, centred: bool
 ) -> Callable[[nn.Module, Any, Tensor], Tensor]:

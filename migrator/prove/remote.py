@@ -215,10 +215,11 @@ class Model:
     def run(self, run: Run, **options: Any) -> Ran:
         return ran(self.ask(run, **options))
 
-    def ask_train(self, run: Run, steps: int) -> Pending:
+    def ask_train(self, run: Run, steps: int, *, noise: float = 0.0) -> Pending:
+        """Losses of some steps; with `noise`, from parameters that are off by this fraction of themselves."""
         return self.box.ask(
             "train", run.cast(self.dtype).tensors, handle=self.handle, path=self.path, method=run.method, args=run.args,
-            kwargs=run.kwargs, steps=steps, seed=100, default=dtype_name(self.default), limit=60.0,
+            kwargs=run.kwargs, steps=steps, seed=100, noise=noise, default=dtype_name(self.default), limit=60.0,
         )  # fmt: skip
 
     def ask_spread(self, run: Run, repeats: int, *, train: bool) -> Pending:

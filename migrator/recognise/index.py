@@ -73,10 +73,11 @@ class Definition:
 
     def moved(self, lines: int, member: int | None = None) -> Definition:
         """The same definition, `lines` further down; what is known of it stays known."""
-        if not lines and member in (None, self.member):
+        member = self.member if member is None else member
+        if not lines and member == self.member:
             return self
         first, shift = self.first_line + lines, self.shift + lines
-        return Definition(self.name, self.text, self.tree, first, shift, self.memo, self.member if member is None else member)
+        return Definition(self.name, self.text, self.tree, first, shift, self.memo, member)
 
 
 @dataclass(eq=False)

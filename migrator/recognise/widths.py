@@ -32,7 +32,8 @@ def _dim(owner: ClassInfo, value: Value, axis: int, depth: int = 8) -> ast.expr 
     if letters is not None:
         return _of_letter(owner, letters[0], letters[1], letters[0].output[axis : axis + 1 or None])
     if value.op in ("view", "reshape") and len(value.args) > -axis:
-        return _sayable(owner, value.args[axis])
+        rest = axis == -1 and value.args[-1].is_const(-1)
+        return _rest(owner, value) if rest else _sayable(owner, value.args[axis])
     if value.op in ("transpose", "permute"):
         source = _source_axis(value, axis)
         return _dim(owner, value.args[0], source, depth - 1) if source is not None else None
@@ -45,6 +46,28 @@ def _dim(owner: ClassInfo, value: Value, axis: int, depth: int = 8) -> ast.expr 
         whole, removed = parts
         return _dim(owner, whole, axis if axis > removed else axis - 1, depth - 1)
     return None
+
+
+def _rest(owner: ClassInfo, view: Value) -> ast.expr | None:
+    """What -1 stands for in `self.query(x).view(B, T, self.num_heads, -1)`: the layer's width by the heads."""
+    layer, *leading, heads, _ = view.args
+    layer = strip(layer)
+    if layer.op != "module" or not layer.args or len(leading) != 2:
+        return None
+    if not all(_is_size(size, layer.args[0], axis) for axis, size in enumerate(leading)):
+        return None
+    width, divisor = _width_of(owner, layer.data, "out_features", 1), _sayable(owner, heads)
+    return ast.BinOp(width, ast.FloorDiv(), divisor) if width is not None and divisor is not None else None
+
+
+def _is_size(size: Value, tensor: Value, axis: int) -> bool:
+    """Whether a value is the size of this axis: T of `B, T, C = x.shape`, `x.size(1)`, `x.shape[1]`."""
+    if size.op == "unpack" and size.args[0].op in ("shape", "size") and len(size.args[0].args) == 1:
+        return size.data == axis and strip(size.args[0].args[0]) is strip(tensor)
+    if size.op == "size" and (named := size.argument(1, "dim")) is not None:
+        return named.is_const(axis) and strip(size.args[0]) is strip(tensor)
+    item = size.data.value if size.op == "getitem" and isinstance(size.data, ast.Constant) else None
+    return item == axis and size.args[0].op in ("shape", "size") and strip(size.args[0].args[0]) is strip(tensor)
 
 
 def _taken_apart(value: Value) -> tuple[Value, int] | None:

@@ -24,6 +24,8 @@ def _file(file: FileResult) -> Iterator[str]:
             yield _annotation(level, file, found, f"{found.codemod} ({found.promise}): {what}")
         elif found.status == "refused":
             yield _annotation("warning", file, found, f"{found.codemod}: {found.code}")
+    for warning in file.warnings:
+        yield _command("warning", warning, file=str(file.path), title="used elsewhere")
     if file.verification is not None and file.unproved:
         failed = [
             f"{check.symbol}: {check.name}: {check.message}" for check in file.verification.checks if not check.passed

@@ -42,6 +42,7 @@ def _file(run: RunResult, file: FileResult) -> dict[str, Any]:
         "candidate": None if file.candidate is None else str(file.candidate),
         "copies": [str(path) for path in file.copies],
         "findings": [_finding(outcome) for outcome in file.outcomes],
+        "warnings": list(file.warnings),
         "verification": {"status": "skipped"} if file.verification is None else _verification(file.verification),
     }
     if file.validation is not None:

@@ -38,6 +38,10 @@ class FileResult:
         return () if self.plan is None else self.plan.outcomes
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        return () if self.plan is None else self.plan.warnings
+
+    @property
     def planned(self) -> Plan:
         """What is proved: the plan for this file, or for all files that are read as one with it."""
         assert self.plan is not None

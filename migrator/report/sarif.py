@@ -54,7 +54,10 @@ def _invocation(run: RunResult) -> dict[str, Any]:
     return {
         "executionSuccessful": not run.errors,
         "exitCode": run.exit_code,
-        "toolExecutionNotifications": [_notification(error) for error in run.errors],
+        "toolExecutionNotifications": [
+            *map(_notification, run.errors),
+            *(_warning(file, text) for file in run.files for text in file.warnings),
+        ],
     }
 
 
@@ -65,6 +68,13 @@ def _notification(error: MigrateError) -> dict[str, Any]:
         region = {} if error.line is None else {"region": {"startLine": error.line}}
         notification["locations"] = [{"physicalLocation": {"artifactLocation": _artifact(Path(error.path)), **region}}]
     return notification
+
+
+def _warning(file: FileResult, text: str) -> dict[str, Any]:
+    """Somebody else uses what changes in this file."""
+    location = {"physicalLocation": {"artifactLocation": _artifact(file.path)}}
+    descriptor = {"id": "used-elsewhere"}
+    return {"level": "warning", "message": {"text": text}, "descriptor": descriptor, "locations": [location]}
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------

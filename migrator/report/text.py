@@ -71,6 +71,10 @@ def _show_file(page: Page, run: RunResult, file: FileResult, detail: Detail) -> 
         _show_group(page, file, f"{_done(run, file)} {meaning}", group, "green")
     for status, title, style in _OTHERS:
         _show_group(page, file, title, [found for found in file.outcomes if found.status == status], style)
+    for warning in file.warnings:
+        page.paragraph("warning: ", warning, lead_style="yellow", indent=4)
+    if file.warnings:
+        page.line()
     if file.verification is not None:
         show_proof(page, file.verification, every_tensor=detail == Detail.VERBOSE)
     _show_ending(page, run, file)

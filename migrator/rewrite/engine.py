@@ -25,8 +25,8 @@ from migrator.codemod import (
 )
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.syntax import split_lines
-from migrator.rewrite.keeping import Keeping, Kept
 from migrator.rewrite.given import within_given
+from migrator.rewrite.keeping import Keeping, Kept
 from migrator.rewrite.plan import Outcome, Plan, Stage
 from migrator.rewrite.registry import chosen, name_of
 

@@ -27,7 +27,7 @@ from migrator.run.watching import watching
 from migrator.write.vendor import is_copy
 
 if TYPE_CHECKING:
-    from migrator.prove import Prover, Verification
+    from migrator.prove import Prover
     from migrator.read.source import Source
 
 FEW = 10  # files that are read before anybody looks

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from migrator.codemod import Phase
+from migrator.errors import MigrateError
+from migrator.link.planning import plan
+from migrator.link.units import Unit, units
 from migrator.prove import Prover
 from migrator.read.prefilter import may_contain_transformer
-from migrator.rewrite.engine import plan
-from migrator.rewrite.plan import Outcome
+from migrator.read.source import Source, decode
+from migrator.rewrite.plan import Outcome, Plan
 
 SECONDS = 120.0  # for the proof of one file
 
@@ -59,38 +63,60 @@ def look(folder: Path, prover: Prover | None, phase: Phase = Phase.DROP_IN, earl
     """
     seen = Look()
     before = {row.path: row for row in earlier.rows} if earlier is not None else {}
+    start = time.perf_counter()
+    for unit in units(list(_sources(folder, seen))):
+        for row in _rows(unit, phase, prover, before, folder):
+            if row.outcomes or row.verdict == "crash":
+                seen.rows.append(row)
+    seen.rows.sort(key=lambda row: row.path)
+    seen.seconds = time.perf_counter() - start
+    return seen
+
+
+def _sources(folder: Path, seen: Look) -> Iterator[Source]:
     for path in sorted(folder.rglob("*.py")):
         data = path.read_bytes()
         seen.files += 1
         seen.lines += data.count(b"\n")
-        start = time.perf_counter()
-        name = path.relative_to(folder).as_posix()
-        row = _row(path, data, phase, prover, before.get(name)) if may_contain_transformer(data) else None
-        seen.seconds += time.perf_counter() - start
-        if row is not None and (row.outcomes or row.verdict == "crash"):
-            row.path = name
-            seen.rows.append(row)
-    return seen
+        if may_contain_transformer(data):
+            with contextlib.suppress(MigrateError):  # a template, or in no encoding
+                yield decode(path.resolve(), data)
 
 
-def _row(path: Path, data: bytes, phase: Phase, prover: Prover | None, before: Row | None) -> Row | None:
+def _rows(unit: Unit, phase: Phase, prover: Prover | None, before: dict[str, Row], folder: Path) -> Iterator[Row]:
+    names = [source.path.relative_to(folder.resolve()).as_posix() for source in unit.given]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in the foreign code
-            planned = plan(path, data.decode("utf-8"), phase=phase)
-    except (SyntaxError, UnicodeDecodeError):
-        return None  # Python 2, or a template
+            plans = plan(unit, phase=phase)
+    except SyntaxError:
+        return  # Python 2
     except Exception as error:  # what the corpus is there to find
-        return Row(str(path), (), "crash", (f"{type(error).__name__}: {error}",))
-    if not planned.changed:
-        return Row(str(path), planned.outcomes, "unchanged")
-    if before is not None and before.text == planned.text:
-        return Row(str(path), planned.outcomes, before.verdict, before.notes)
+        yield Row(names[0], (), "crash", (f"{type(error).__name__}: {error}",))
+        return
+    verdict, notes = _proved(plans, prover, [before.get(name) for name in names])
+    for name, planned in zip(names, plans, strict=True):
+        if planned.changed:
+            yield Row(name, planned.outcomes, verdict, notes, planned.text)
+        else:
+            yield Row(name, planned.outcomes, "unchanged")
+
+
+def _proved(plans: list[Plan], prover: Prover | None, before: list[Row | None]) -> tuple[str, tuple[str, ...]]:
+    """The verdict on all files of a unit, which are proved as one."""
+    changed = [(planned, row) for planned, row in zip(plans, before, strict=True) if planned.changed]
+    if not changed:
+        return "unchanged", ()
+    if all(row is not None and row.text == planned.text for planned, row in changed):
+        known = changed[0][1]
+        assert known is not None
+        return known.verdict, known.notes
     if prover is None:
-        return Row(str(path), planned.outcomes, "not tried")
-    verification = prover.prove(replace(planned, path=path.resolve()), timeout=SECONDS)
+        return "not tried", ()
+    whole = plans[0].whole or plans[0]
+    verification = prover.prove(whole, timeout=SECONDS * len(changed))
     failed = tuple(f"{c.symbol}: {c.name}: {c.message}" for c in verification.checks if not c.passed)
-    return Row(str(path), planned.outcomes, verification.status, failed or verification.notes, planned.text)
+    return verification.status, failed or verification.notes
 
 
 def refusals(rows: list[Row]) -> Counter[str]:
