@@ -15,7 +15,7 @@ from migrator.codemod import Codemod, Phase, Promise
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("migrator", "codemods", "runtime")
-ROOMS = ("read", "recognise", "rewrite", "prove", "write", "checkpoint", "validate", "report")
+ROOMS = ("read", "recognise", "rewrite", "link", "prove", "write", "checkpoint", "validate", "report")
 TORCH = (
     "prove",
     "checkpoint",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator.link.siblings import Member, Siblings
-from migrator.recognise.index import Definition, bound_at_top, import_nodes
+from migrator.recognise.bindings import bound_at_top, import_nodes
+from migrator.recognise.index import Definition
 from migrator.recognise.syntax import FunctionNode, imported_names
 
 _OF_THE_FILE = frozenset({"__all__", "__author__", "__copyright__", "__doc__", "__license__", "__version__"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from migrator.codemod import Phase, Promise
 from migrator.link.callers import callers
@@ -33,33 +34,37 @@ def plan(
     Raises:
         SyntaxError, RecursionError, MemoryError: the one file of a unit is no Python.
     """
-    settings = (phase, only, skip, choices or {}, findings_only)
-    files = _alone(unit, left_out, settings) if not unit.members else _together(unit, left_out, settings)
+    settings = _Settings(phase, only, skip, choices or {}, findings_only, left_out)
+    files = _together(unit, settings) if unit.members else [_alone(unit.given[0], settings)]
     if findings_only:
         return files
     return [_warned(unit, source, file) for source, file in zip(unit.given, files, strict=True)]
 
 
-_Settings = tuple[Phase, frozenset[str], frozenset[str], Mapping[str, str], bool]
+class _Settings(NamedTuple):
+    """Arguments of `engine.plan`."""
+
+    phase: Phase
+    only: frozenset[str]
+    skip: frozenset[str]
+    choices: Mapping[str, str]
+    findings_only: bool
+    left_out: frozenset[tuple[str, str]]
 
 
-def _alone(unit: Unit, left_out: frozenset[tuple[str, str]], settings: _Settings) -> list[Plan]:
-    (source,) = unit.given
-    run = engine.Run(FileIndex(source.text), left_out)
-    run.all(*settings)
-    return [run.plan(source.path)]
+def _alone(source: Source, settings: _Settings) -> Plan:
+    return engine.plan(source.path, source.text, **settings._asdict())
 
 
-def _together(unit: Unit, left_out: frozenset[tuple[str, str]], settings: _Settings) -> list[Plan]:
+def _together(unit: Unit, settings: _Settings) -> list[Plan]:
     given = {source.target for source in unit.given}
     text = linked(unit.siblings, unit.members)
     fixed = frozenset(number for number, member in enumerate(unit.members) if member.path not in given)
-    run = engine.Run(text.index, left_out, fixed)
-    run.all(*settings)
+    run = engine.Run(text.index, settings.left_out, fixed)
+    run.all(settings.phase, settings.only, settings.skip, settings.choices, settings.findings_only)
     whole = replace(run.plan(unit.members[-1].path), extents=text.extents)
-    findings_only = settings[-1]
     files = parts(text, whole, run.index)
-    if whole.changed and not findings_only:
+    if whole.changed and not settings.findings_only:
         _check_parts(text, files, run.index)
     by_path = {member.path: file for member, file in zip(unit.members, files, strict=True)}
     return [by_path[source.target] for source in unit.given]

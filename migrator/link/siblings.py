@@ -13,11 +13,11 @@ from pathlib import Path
 from migrator.errors import MigrateError
 from migrator.read.packages import ImportedFiles, package_of
 from migrator.read.source import Source, read
-from migrator.recognise.index import ClassInfo, Definition, FileIndex, import_nodes
+from migrator.recognise.bindings import import_nodes
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.syntax import FunctionNode
 
-_FROM = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import\b", re.MULTILINE)
-_DETOURS = 6  # a name that an `__init__.py` hands on, and the next one, and so on
+_FROM = re.compile(r"(?:^|;)[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import\b", re.MULTILINE)
 
 
 @dataclass(eq=False)
@@ -67,14 +67,18 @@ class Siblings:
     def __init__(self, sources: Iterable[Source]) -> None:
         self._given = {source.target: source for source in sources}
         self._members: dict[Path, Member | None] = {}
+        self._origins: dict[tuple[Path, str], Member | None] = {}
         self._files = ImportedFiles()
 
+    def imported_files(self, source: Source) -> Iterator[Path]:
+        """Files of the user's that a text has imports of; without parsing it."""
+        for dots, module in dict.fromkeys(_FROM.findall(source.text)):
+            path = self._files.of(source.target, ast.ImportFrom(module or None, [], len(dots)))
+            if path is not None:
+                yield path
+
     def may_import(self, source: Source) -> bool:
-        """Whether the text has an import of another file of the user's; without parsing it."""
-        for dots, module in set(_FROM.findall(source.text)):
-            if self._files.of(source.target, ast.ImportFrom(module or None, [], len(dots))) is not None:
-                return True
-        return False
+        return next(self.imported_files(source), None) is not None
 
     def member(self, path: Path) -> Member | None:
         """The file at a path, unless it is no Python that can be read."""
@@ -96,23 +100,31 @@ class Siblings:
 
     def origin(self, member: Member, node: ast.ImportFrom, name: str) -> Member | None:
         """Where the class or function is defined that `from ... import name` brings into a file."""
-        importer: Member | None = member
-        for _ in range(_DETOURS):
-            path = self._files.of(importer.path, node) if importer is not None else None
-            importer = self.member(path.resolve()) if path is not None else None
-            if importer is None or importer.defines(name) is not None:
-                return importer
-            ahead = [found for found in importer.imports if any(a.name in (name, "*") for a in found[1].names)]
-            if len(ahead) != 1:
-                return self._behind_stars(importer, name, [node for _, node in ahead])
-            node = ahead[0][1]
-            if any(alias.asname not in (None, name) for alias in node.names if alias.name == name):
-                return None
-        return None
+        other = self._imported(member, node)
+        if other is None:
+            return None
+        if (other.path, name) not in self._origins:
+            self._origins[other.path, name] = self._definer(other, name, frozenset())
+        return self._origins[other.path, name]
 
-    def _behind_stars(self, member: Member, name: str, nodes: list[ast.ImportFrom]) -> Member | None:
-        """The one file of several `from ... import *` that has the name."""
-        found = {id(o): o for node in nodes if (o := self.origin(member, node, name)) is not None and o.defines(name)}
+    def _imported(self, member: Member, node: ast.ImportFrom) -> Member | None:
+        path = self.file_of(member, node)
+        return self.member(path.resolve()) if path is not None else None
+
+    def _definer(self, member: Member, name: str, passed: frozenset[Path]) -> Member | None:
+        """The file that defines what `member` calls `name`: itself, or the one it has it from."""
+        if member.path in passed:
+            return None
+        if member.defines(name) is not None:
+            return member
+        bringing = [node for _, node in member.imports if _brings(node, name)]
+        stars = [node for _, node in member.imports if node.names[0].name == "*"]
+        found = {
+            definer.path: definer
+            for node in bringing or stars
+            if (other := self._imported(member, node)) is not None
+            and (definer := self._definer(other, name, passed | {member.path})) is not None
+        }
         return next(iter(found.values())) if len(found) == 1 else None
 
     def borrowed(self, member: Member) -> Iterator[Borrowed]:
@@ -126,11 +138,14 @@ class Siblings:
 
     def _names(self, member: Member, node: ast.ImportFrom) -> list[str]:
         """What `from ... import *` brings: the public classes and functions of that file."""
-        path = self.file_of(member, node)
-        other = self.member(path.resolve()) if path is not None else None
+        other = self._imported(member, node)
         if other is None:
             return []
         return [name for name in (*other.index.classes, *other.index.functions) if not name.startswith("_")]
+
+
+def _brings(node: ast.ImportFrom, name: str) -> bool:
+    return any(alias.name == name and alias.asname in (None, name) for alias in node.names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from migrator.rewrite.plan import Extent
-
-if TYPE_CHECKING:
-    from migrator.prove.result import Verification
 
 _LINE = re.compile(r"\bline (\d+)\b")
 
@@ -27,9 +22,3 @@ def in_files(text: str, extents: Sequence[Extent], here: Path | None = None) -> 
         return f"line {extent.line(line)}" + ("" if extent.path == here else f" of {extent.path.name}")
 
     return _LINE.sub(place, text)
-
-
-def verification_in_files(verification: Verification, extents: Sequence[Extent]) -> Verification:
-    """The same verdict in words of the files."""
-    checks = tuple(replace(check, message=in_files(check.message, extents)) for check in verification.checks)
-    return replace(verification, checks=checks, notes=tuple(in_files(note, extents) for note in verification.notes))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from migrator.link.conflicts import conflict
 from migrator.link.siblings import Borrowed, Member, Siblings
+from migrator.read.packages import INIT
 from migrator.read.source import Source
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.syntax import FunctionNode
@@ -45,28 +46,39 @@ class Apart:
     why: str
 
 
-def units(sources: Sequence[Source]) -> list[Unit]:
-    """Every file in exactly one unit, in the order of the files."""
-    siblings = Siblings(sources)
-    importers = [source for source in sources if siblings.may_import(source)]
-    if not importers:
-        return [Unit((source,), siblings) for source in sources]
-    groups = _Groups(siblings, {source.target for source in sources})
-    for source in importers:
+def units(sources: Sequence[Source], others: Sequence[Source] = ()) -> list[Unit]:
+    """Every file of `sources` in exactly one unit, in the order of the files.
+
+    Args:
+        others: more files that may be changed, in which nothing is to be found unless they belong to one of `sources`.
+    """
+    siblings = Siblings([*sources, *others])
+    groups = _Groups(siblings)
+    for source in [*filter(siblings.may_import, sources), *_users(siblings, sources, others)]:
         member = siblings.member(source.target)
         if member is not None and member.has_modules:
             groups.follow(member)
-    return list(_in_order(groups, sources))
+    return list(_in_order(groups, sources, others))
 
 
-def _in_order(groups: _Groups, sources: Sequence[Source]) -> Iterator[Unit]:
+def _users(siblings: Siblings, sources: Sequence[Source], others: Sequence[Source]) -> Iterator[Source]:
+    """Those of `others` that import one of `sources`, directly or by a package that one stands in."""
+    inside = {source.target for source in sources}
+    inside |= {source.target.parent / INIT for source in sources}
+    for source in others:
+        if any(path in inside for path in siblings.imported_files(source)):
+            yield source
+
+
+def _in_order(groups: _Groups, sources: Sequence[Source], others: Sequence[Source]) -> Iterator[Unit]:
     done: set[Path] = set()
     for source in sources:
         if source.target in done:
             continue
         group = groups.of.get(source.target, [])
-        given = tuple(other for other in sources if other is source or other.target in {m.path for m in group})
-        done |= {other.target for other in given}
+        inside = {source.target, *(member.path for member in group)}
+        given = tuple(other for other in (*sources, *others) if other.target in inside)
+        done |= inside
         apart = tuple(row for row in groups.apart if row.origin in {other.target for other in given})
         yield Unit(given, groups.siblings, tuple(groups.ordered(group)) if len(group) > 1 else (), apart)
 
@@ -76,7 +88,6 @@ class _Groups:
     """Grows groups of files along their imports, as long as they can be read as one."""
 
     siblings: Siblings
-    given: set[Path]
     of: dict[Path, list[Member]] = field(default_factory=dict)
     apart: list[Apart] = field(default_factory=list)
     _followed: set[Path] = field(default_factory=set)

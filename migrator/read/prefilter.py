@@ -32,3 +32,9 @@ def may_contain_transformer(data: bytes) -> bool:
     if b"migrate:" in lowered:
         return True  # a comment to us, which may be one that keeps nothing
     return any(word in lowered for word in _FOUNDATION) and any(word in lowered for word in _PART)
+
+
+def may_belong_to_one(data: bytes) -> bool:
+    """Whether a file may define parts, or put parts together, that only others make a transformer of."""
+    lowered = data.lower()
+    return any(word in lowered for word in _FOUNDATION)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
+from migrator.recognise.bindings import attribute_reads, bound_at_top, calls_of, globals_of, import_nodes
 from migrator.recognise.syntax import (
     FunctionNode,
     first_parameter,
@@ -20,7 +21,6 @@ from migrator.recognise.syntax import (
     parameters,
     self_targets,
     split_lines,
-    stored_names,
     walk_statements,
 )
 
@@ -236,7 +236,7 @@ class FileIndex:
         """Module-level names that are assigned exactly once, and by nothing else."""
         table: dict[str, list[ast.expr]] = {}
         bound = Counter(name for definition in self.definitions for name in bound_at_top(definition))
-        bound.update(name for definition in self.definitions for name in _globals_of(definition))
+        bound.update(name for definition in self.definitions for name in globals_of(definition))
         for definition in self.definitions:
             if isinstance(definition.tree, ast.Assign):
                 for target in definition.tree.targets:
@@ -258,7 +258,7 @@ class FileIndex:
         """Calls by resolved name of the callee, for callees that are classes of this file."""
         table: dict[str, list[CallSite]] = {}
         for definition in self.definitions:
-            for name, call, scope in _calls_of(definition):
+            for name, call, scope in calls_of(definition):
                 if name in self.classes:
                     table.setdefault(name, []).append(CallSite(definition, call, scope))
         return table
@@ -268,7 +268,7 @@ class FileIndex:
         """How often each attribute name is read anywhere in the file (`anything.name`)."""
         total: dict[str, int] = {}
         for definition in self.definitions:
-            for name, count in _attribute_reads(definition).items():
+            for name, count in attribute_reads(definition).items():
                 total[name] = total.get(name, 0) + count
         return total
 
@@ -350,58 +350,3 @@ def _first_line(node: ast.stmt) -> int:
 
 def _name(node: ast.stmt) -> str:
     return str(getattr(node, "name", ""))
-
-
-def import_nodes(definition: Definition) -> list[ast.Import | ast.ImportFrom]:
-    """Import statements at module level, in `if` and `try` too."""
-    if "imports" not in definition.memo:
-        nodes: list[ast.Import | ast.ImportFrom] = []
-        if not isinstance(definition.tree, FunctionNode | ast.ClassDef):
-            nodes = [s for s in walk_statements([definition.tree]) if isinstance(s, ast.Import | ast.ImportFrom)]
-        definition.memo["imports"] = nodes
-    found: list[ast.Import | ast.ImportFrom] = definition.memo["imports"]
-    return found
-
-
-def bound_at_top(definition: Definition) -> set[str]:
-    """Names that a top-level statement binds by anything but an import."""
-    if "bound at top" not in definition.memo:
-        tree = definition.tree
-        names = {definition.name} if definition.name else set()
-        if not isinstance(tree, FunctionNode | ast.ClassDef | ast.Import | ast.ImportFrom):
-            imported = {name for node in import_nodes(definition) for name, _ in imported_names(node)}
-            names = stored_names([tree]) - imported
-            names |= {s.name for s in walk_statements([tree]) if isinstance(s, FunctionNode | ast.ClassDef)}
-        definition.memo["bound at top"] = names
-    bound: set[str] = definition.memo["bound at top"]
-    return bound
-
-
-def _globals_of(definition: Definition) -> set[str]:
-    """Module-level names that a function of the definition may assign."""
-    nodes = definition.nodes if "global " in definition.text else []
-    return {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
-
-
-def _calls_of(definition: Definition) -> list[tuple[str, ast.Call, tuple[FunctionNode, ...]]]:
-    """(callee, call, scope) for every call by plain name."""
-    if "calls" not in definition.memo:
-        found: list[tuple[str, ast.Call, tuple[FunctionNode, ...]]] = []
-        stack: list[tuple[ast.AST, tuple[FunctionNode, ...]]] = [(definition.tree, ())]
-        while stack:
-            node, scope = stack.pop()
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                found.append((node.func.id, node, scope))
-            inner = (*scope, node) if isinstance(node, FunctionNode) else scope
-            stack.extend((child, inner) for child in ast.iter_child_nodes(node))
-        definition.memo["calls"] = found
-    calls: list[tuple[str, ast.Call, tuple[FunctionNode, ...]]] = definition.memo["calls"]
-    return calls
-
-
-def _attribute_reads(definition: Definition) -> dict[str, int]:
-    if "attribute_reads" not in definition.memo:
-        attributes = (node for node in definition.nodes if isinstance(node, ast.Attribute))
-        definition.memo["attribute_reads"] = Counter(n.attr for n in attributes if isinstance(n.ctx, ast.Load))
-    reads: dict[str, int] = definition.memo["attribute_reads"]
-    return reads

@@ -7,7 +7,7 @@ a few milliseconds of Python's own start.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,19 +27,26 @@ from migrator.run.watching import watching
 from migrator.write.vendor import is_copy
 
 if TYPE_CHECKING:
-    from migrator.prove import Prover
+    from migrator.prove import Prover, Verification
     from migrator.read.source import Source
+    from migrator.rewrite.plan import Plan
 
 FEW = 10  # files that are read before anybody looks
 
 
 @dataclass(frozen=True)
 class Work:
-    """A file that is looked at closely, and what becomes of it. `module` is where it imports the runtime from."""
+    """A file that is read, and what becomes of it.
+
+    Args:
+        module: where it imports the runtime from.
+        closely: whether something may be found in it; else only if it is read as one with such a file.
+    """
 
     source: Source
     result: FileResult
     module: str
+    closely: bool
 
     @property
     def after(self) -> bytes:
@@ -59,15 +66,15 @@ def execute(options: Options) -> RunResult:
     try:
         named = python_files(options.paths, _excluded(options.config))
         restored = _recover(options, [file.path for file in named])
-        works = []
+        works: list[Work] = []
         for file in named:
             with _collect(errors):
                 result = FileResult(file.path)
-                source = _source(file.path, file.explicit)
+                source, closely = _source(file.path, file.explicit)
                 files.append(result)
                 if source is not None:
                     module = vendoring.module_of(options, source)
-                    works.append(Work(vendoring.as_runtime(source, module), result, module))
+                    works.append(Work(vendoring.as_runtime(source, module), result, module, closely))
         _work(options, works, errors)
     except MigrateError as error:
         errors.append(error)
@@ -102,25 +109,29 @@ def _collect(errors: list[MigrateError]) -> Iterator[None]:
         errors.append(error)
 
 
-def _source(path: Path, explicit: bool) -> Source | None:
-    """The text of a file, or None if its bytes say that it has no part of a transformer."""
+def _source(path: Path, explicit: bool) -> tuple[Source | None, bool]:
+    """The text of a file, and whether its bytes allow for a part of a transformer; None if for nothing of torch's."""
     from migrator.read import prefilter, source
 
     data = source.read_bytes(path)
     if prefilter.may_contain_transformer(data):
-        return source.decode(path, data)
+        return source.decode(path, data), True
     if explicit:
         # Who names a file is told if it is no Python, even if there is nothing to do in it.
         source.parse(path, source.decode(path, data).text)
-    return None
+    if prefilter.may_belong_to_one(data):
+        with suppress(MigrateError):
+            return source.decode(path, data), False
+    return None, False
 
 
 def _work(options: Options, works: Sequence[Work], errors: list[MigrateError]) -> None:
-    if not works:
+    if not any(work.closely for work in works):
         return
     proving = options.mode == WRITE and options.verify and not errors
     with _provers(min(options.jobs, len(works)) if proving else 0) as provers:
         _plan(options, works, errors)
+        works = [work for work in works if work.result.plan is not None]
         _complain(options, works)
         changed = [work for work in works if work.changed]
         if options.format == "sarif" or options.phase == Phase.VALIDATION:
@@ -197,9 +208,11 @@ def _provers(number: int) -> Iterator[list[Prover]]:
 
 def _plan(options: Options, works: Sequence[Work], errors: list[MigrateError]) -> None:
     by_source = {work.source.target: work for work in works}
-    with watching("reading", len(works) > FEW) as show:
-        for number, (source, plan) in enumerate(plans(options, [work.source for work in works]), 1):
-            show(f"{number} of {len(works)}: {source.path}")
+    closely = [work.source for work in works if work.closely]
+    others = [work.source for work in works if not work.closely]
+    with watching("reading", len(closely) > FEW) as show:
+        for number, (source, plan) in enumerate(plans(options, closely, others), 1):
+            show(f"{number} of {len(closely)}: {source.path}")
             if isinstance(plan, MigrateError):
                 errors.append(plan)
             else:
@@ -287,14 +300,22 @@ def _prove_unit(options: Options, prover: Prover, unit: Sequence[Work], progress
     config = nearest(path)
     plan = replace(planned, path=path, probes=config.probes, tolerances=config.tolerances)
     verification = prover.prove(plan, timeout=options.timeout * len(unit), progress=progress)
-    if plan.extents:
-        from migrator.link.telling import verification_in_files
-
-        verification = verification_in_files(verification, plan.extents)
+    verification = _in_files(verification, plan)
     note = f"in one proof with {main.source.path}"
     for work in unit:
         work.result.verification = replace(verification, checks=(), tensors=(), parameters=(), notes=(note,))
     main.result.verification = verification
+
+
+def _in_files(verification: Verification, plan: Plan) -> Verification:
+    """The verdict in words of the files, where several were proved as one text."""
+    if not plan.extents:
+        return verification
+    from migrator.link.telling import in_files
+
+    checks = tuple(replace(check, message=in_files(check.message, plan.extents)) for check in verification.checks)
+    notes = tuple(in_files(note, plan.extents) for note in verification.notes)
+    return replace(verification, checks=checks, notes=notes)
 
 
 def _write(options: Options, works: Sequence[Work], copies: Mapping[Path, bytes]) -> None:

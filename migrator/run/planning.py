@@ -20,12 +20,18 @@ if TYPE_CHECKING:
     Planned: TypeAlias = list[Plan] | MigrateError
 
 
-def plans(options: Options, sources: Sequence[Source]) -> Iterator[tuple[Source, Plan | MigrateError]]:
-    """Each file with its plan, or why there is none; files that are read as one come together."""
+def plans(
+    options: Options, sources: Sequence[Source], others: Sequence[Source]
+) -> Iterator[tuple[Source, Plan | MigrateError]]:
+    """Each file with its plan, or why there is none; files that are read as one come together.
+
+    Args:
+        others: files that get a plan only if they are read as one with one of `sources`.
+    """
     from migrator.link.units import units
 
     cache = Cache.of(options) if findings_only(options) and options.cache else None
-    found = units(sources)
+    found = units(sources, others)
     known = [cache.plans(unit) if cache is not None else None for unit in found]
     made = _made(options, [unit for unit, plans in zip(found, known, strict=True) if plans is None])
     for unit, old in zip(found, known, strict=True):

@@ -15,7 +15,7 @@ from migrator.errors import MigrateError
 from migrator.link.planning import plan
 from migrator.link.units import Unit, units
 from migrator.prove import Prover
-from migrator.read.prefilter import may_contain_transformer
+from migrator.read.prefilter import may_belong_to_one, may_contain_transformer
 from migrator.read.source import Source, decode
 from migrator.rewrite.plan import Outcome, Plan
 
@@ -64,7 +64,9 @@ def look(folder: Path, prover: Prover | None, phase: Phase = Phase.DROP_IN, earl
     seen = Look()
     before = {row.path: row for row in earlier.rows} if earlier is not None else {}
     start = time.perf_counter()
-    for unit in units(list(_sources(folder, seen))):
+    sources = list(_sources(folder, seen))
+    closely = [source for source in sources if may_contain_transformer(source.data)]
+    for unit in units(closely, [source for source in sources if source not in closely]):
         for row in _rows(unit, phase, prover, before, folder):
             if row.outcomes or row.verdict == "crash":
                 seen.rows.append(row)
@@ -78,7 +80,7 @@ def _sources(folder: Path, seen: Look) -> Iterator[Source]:
         data = path.read_bytes()
         seen.files += 1
         seen.lines += data.count(b"\n")
-        if may_contain_transformer(data):
+        if may_belong_to_one(data):
             with contextlib.suppress(MigrateError):  # a template, or in no encoding
                 yield decode(path.resolve(), data)
 
