@@ -3,68 +3,64 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from migrator.link.siblings import Member, Siblings
-from migrator.recognise.bindings import bound_at_top, import_nodes
+from migrator.recognise.bindings import import_nodes
 from migrator.recognise.index import Definition
-from migrator.recognise.syntax import FunctionNode, imported_names
+from migrator.recognise.syntax import FunctionNode
 
 _OF_THE_FILE = frozenset({"__all__", "__author__", "__copyright__", "__doc__", "__license__", "__version__"})
+_PART = "a part"
 
 
 def conflict(siblings: Siblings, members: Sequence[Member]) -> str:
     """What keeps these files from being read as one, or nothing."""
     inside = {member.path for member in members}
-    meanings: dict[str, _Meaning] = {}
+    owners: dict[str, list[Member]] = {}
     for member in members:
-        for meaning in _meanings(siblings, member, inside):
-            other = meanings.setdefault(meaning.name, meaning)
-            if not other.agrees(meaning):
-                first, second = other.member.path.name, meaning.member.path.name
-                return f"`{meaning.name}` is one thing in {first} and another in {second}"
-        odd = _odd_import(siblings, member, inside, one_package=len({other.package for other in members}) == 1)
-        if odd:
-            return odd
-    return ""
+        for name in member.bound.keys() - _OF_THE_FILE:
+            owners.setdefault(name, []).append(member)
+    for name in sorted(name for name, several in owners.items() if len(several) > 1):
+        meanings = {member: _meaning(siblings, member, name, inside) for member in owners[name]}
+        apart = _apart(meanings)
+        if apart is not None:
+            return f"`{name}` is one thing in {apart[0].path.name} and another in {apart[1].path.name}"
+    one_package = len({member.package for member in members}) == 1
+    return next(filter(None, (_odd_import(siblings, m, inside, one_package=one_package) for m in members)), "")
 
 
-@dataclass(frozen=True)
-class _Meaning:
-    """What a module-level name of a file stands for, as a text that is the same where the meaning is."""
-
-    name: str
-    member: Member
-    what: str
-    is_part: bool = False  # of which there must not be two, since both would have to be rewritten
-
-    def agrees(self, other: _Meaning) -> bool:
-        return self.member is other.member or (self.what == other.what and not self.is_part)
+def _apart(meanings: dict[Member, set[str]]) -> tuple[Member, Member] | None:
+    """Two files that mean different things by a name; one that has it from the others means nothing of its own."""
+    first: Member | None = None
+    for member, meaning in meanings.items():
+        if meaning and first is None:
+            first = member
+        elif meaning and first is not None and (meaning != meanings[first] or _PART in meaning):
+            return first, member
+    return None
 
 
-def _meanings(siblings: Siblings, member: Member, inside: set[Path]) -> Iterator[_Meaning]:
-    for definition in member.index.definitions:
-        if _is_main_guard(definition):
+def _meaning(siblings: Siblings, member: Member, name: str, inside: set[Path]) -> set[str]:
+    """What a module-level name of a file stands for, as texts that are the same where the meaning is."""
+    meaning: set[str] = set()
+    for binder in member.bound[name]:
+        if isinstance(binder, Definition):
+            if not _is_main_guard(binder):
+                meaning |= {binder.text.strip(), *([_PART] if _is_part(binder) else [])}
             continue
-        for name in bound_at_top(definition) - _OF_THE_FILE:
-            yield _Meaning(name, member, ast.dump(definition.tree), _is_part(definition))
-        for node in import_nodes(definition):
-            for name, dotted in imported_names(node):
-                if isinstance(node, ast.ImportFrom) and comes_from(siblings, member, node, name, inside):
-                    continue  # what it names is inside too, and has its meaning there
-                yield _Meaning(name, member, _absolute(siblings, member, node, dotted))
+        node, dotted = binder
+        if not isinstance(node, ast.ImportFrom):
+            meaning.add(dotted)
+        elif not comes_from(siblings, member, node, name, inside):
+            meaning.add(_absolute(siblings, member, node, dotted))
+    return meaning
 
 
-def _is_part(definition: Definition) -> bool:
-    words = ("softmax", "sin", "cos", "attention")
-    return isinstance(definition.tree, ast.ClassDef) or any(word in definition.text for word in words)
-
-
-def _absolute(siblings: Siblings, member: Member, node: ast.Import | ast.ImportFrom, dotted: str) -> str:
+def _absolute(siblings: Siblings, member: Member, node: ast.ImportFrom, dotted: str) -> str:
     """The dotted name, with the file in place of a module of the user's own."""
-    path = siblings.file_of(member, node) if isinstance(node, ast.ImportFrom) else None
+    path = siblings.file_of(member, node)
     return dotted if path is None else f"{path}: {dotted.rpartition('.')[2]}"
 
 
@@ -73,12 +69,19 @@ def _is_main_guard(definition: Definition) -> bool:
     return isinstance(tree, ast.If) and "__name__" in ast.unparse(tree.test)
 
 
+def _is_part(definition: Definition) -> bool:
+    """Whether it may be rewritten, of which there must not be two."""
+    words = ("softmax", "sin", "cos", "attention")
+    return isinstance(definition.tree, ast.ClassDef) or any(word in definition.text for word in words)
+
+
 def _odd_import(siblings: Siblings, member: Member, inside: set[Path], *, one_package: bool) -> str:
     """An import that does not survive in a text of several files."""
     where = member.path.name
     for definition in member.index.definitions:
         tree = definition.tree
-        for node in definition.nodes if isinstance(tree, FunctionNode | ast.ClassDef) else ():
+        nested = isinstance(tree, FunctionNode | ast.ClassDef) and "import " in definition.text
+        for node in definition.nodes if nested else ():
             if isinstance(node, ast.ImportFrom) and node.level and not one_package:
                 return f"{where} has a relative import inside of a definition"
         ours = [
@@ -100,7 +103,7 @@ def leads_inside(siblings: Siblings, member: Member, node: ast.ImportFrom, insid
 def comes_from(siblings: Siblings, member: Member, node: ast.ImportFrom, name: str, inside: set[Path]) -> bool:
     """Whether a name that is imported has its meaning in one of the files `inside`."""
     path = siblings.file_of(member, node)
-    if path is not None and path.resolve() in inside:
+    if path is not None and path in inside:
         return True
     origin = siblings.origin(member, node, name)
     return origin is not None and origin.path in inside

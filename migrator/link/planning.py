@@ -35,7 +35,7 @@ def plan(
         SyntaxError, RecursionError, MemoryError: the one file of a unit is no Python.
     """
     settings = _Settings(phase, only, skip, choices or {}, findings_only, left_out)
-    files = _together(unit, settings) if unit.members else [_alone(unit.given[0], settings)]
+    files = _together(unit, settings) if unit.members else [_alone(unit, settings)]
     if findings_only:
         return files
     return [_warned(unit, source, file) for source, file in zip(unit.given, files, strict=True)]
@@ -52,8 +52,10 @@ class _Settings(NamedTuple):
     left_out: frozenset[tuple[str, str]]
 
 
-def _alone(source: Source, settings: _Settings) -> Plan:
-    return engine.plan(source.path, source.text, **settings._asdict())
+def _alone(unit: Unit, settings: _Settings) -> Plan:
+    (source,) = unit.given
+    known = unit.siblings.known(source.target)
+    return engine.plan(source.path, source.text, index=known.index if known is not None else None, **settings._asdict())
 
 
 def _together(unit: Unit, settings: _Settings) -> list[Plan]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from migrator.errors import MigrateError
 from migrator.read.packages import ImportedFiles, package_of
 from migrator.read.source import Source, read
-from migrator.recognise.bindings import import_nodes
+from migrator.recognise.bindings import bound_at_top, import_nodes
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
-from migrator.recognise.syntax import FunctionNode
+from migrator.recognise.syntax import FunctionNode, imported_names
 
+_WORD = re.compile(r"[^\W\d]\w*")
 _FROM = re.compile(r"(?:^|;)[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import\b", re.MULTILINE)
 
 
@@ -55,10 +56,22 @@ class Member:
         return self.index.classes.get(name) or self.index.functions.get(name)
 
     @cached_property
-    def names_in_definitions(self) -> set[str]:
-        """Every name that a class or function of the file speaks."""
+    def words_of_definitions(self) -> set[str]:
+        """Every word in the classes and functions of the file, so that no tree has to be walked."""
         inside = (d for d in self.index.definitions if isinstance(d.tree, FunctionNode | ast.ClassDef))
-        return {node.id for definition in inside for node in definition.nodes if isinstance(node, ast.Name)}
+        return {word for definition in inside for word in _WORD.findall(definition.text)}
+
+    @cached_property
+    def bound(self) -> dict[str, list[Definition | tuple[ast.Import | ast.ImportFrom, str]]]:
+        """What binds each module-level name: statements, and imports with the dotted name that they bring."""
+        table: dict[str, list[Definition | tuple[ast.Import | ast.ImportFrom, str]]] = {}
+        for definition in self.index.definitions:
+            for name in bound_at_top(definition):
+                table.setdefault(name, []).append(definition)
+            for node in import_nodes(definition):
+                for name, dotted in imported_names(node):
+                    table.setdefault(name, []).append((node, dotted))
+        return table
 
 
 class Siblings:
@@ -67,6 +80,7 @@ class Siblings:
     def __init__(self, sources: Iterable[Source]) -> None:
         self._given = {source.target: source for source in sources}
         self._members: dict[Path, Member | None] = {}
+        self._borrowed: dict[Path, list[Borrowed]] = {}
         self._origins: dict[tuple[Path, str], Member | None] = {}
         self._files = ImportedFiles()
 
@@ -109,7 +123,7 @@ class Siblings:
 
     def _imported(self, member: Member, node: ast.ImportFrom) -> Member | None:
         path = self.file_of(member, node)
-        return self.member(path.resolve()) if path is not None else None
+        return self.member(path) if path is not None else None
 
     def _definer(self, member: Member, name: str, passed: frozenset[Path]) -> Member | None:
         """The file that defines what `member` calls `name`: itself, or the one it has it from."""
@@ -127,8 +141,17 @@ class Siblings:
         }
         return next(iter(found.values())) if len(found) == 1 else None
 
-    def borrowed(self, member: Member) -> Iterator[Borrowed]:
-        """Every class and function that a file takes from a sibling, under its own name."""
+    def borrowed(self, member: Member) -> list[Borrowed]:
+        """Every class and function that a file takes from a sibling."""
+        if member.path not in self._borrowed:
+            self._borrowed[member.path] = list(self._borrowings(member))
+        return self._borrowed[member.path]
+
+    def known(self, path: Path) -> Member | None:
+        """The file at a path, if it had to be read for something."""
+        return self._members.get(path)
+
+    def _borrowings(self, member: Member) -> Iterator[Borrowed]:
         for definition, node in member.imports:
             for alias in node.names:
                 for name in self._names(member, node) if alias.name == "*" else [alias.name]:

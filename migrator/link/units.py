@@ -91,6 +91,7 @@ class _Groups:
     of: dict[Path, list[Member]] = field(default_factory=dict)
     apart: list[Apart] = field(default_factory=list)
     _followed: set[Path] = field(default_factory=set)
+    _tried: dict[frozenset[Path], str] = field(default_factory=dict)
 
     def follow(self, member: Member) -> None:
         """Join a file with those whose parts it uses, and these with theirs."""
@@ -109,7 +110,10 @@ class _Groups:
         if ours is theirs:
             return
         together = [*ours, *theirs]
-        why = self._obstacle(together) if borrowed.local == borrowed.name else f"it calls it `{borrowed.local}`"
+        tried = frozenset(one.path for one in together)
+        if tried not in self._tried:
+            self._tried[tried] = self._obstacle(together)
+        why = self._tried[tried] if borrowed.local == borrowed.name else f"it calls it `{borrowed.local}`"
         if why:
             line = borrowed.definition.line(borrowed.node)
             self.apart.append(Apart(borrowed.origin.path, member.path, line, borrowed.name, why))
@@ -144,7 +148,7 @@ class _Groups:
         return order
 
     def _needs(self, member: Member, members: list[Member]) -> set[Member]:
-        files = {path.resolve() for _, node in member.imports if (path := self.siblings.file_of(member, node))}
+        files = {self.siblings.file_of(member, node) for _, node in member.imports}
         origins = {id(borrowed.origin) for borrowed in self.siblings.borrowed(member)}
         return {other for other in members if other is not member and (other.path in files or id(other) in origins)}
 
@@ -152,7 +156,7 @@ class _Groups:
 def _is_part(borrowed: Borrowed, member: Member) -> bool:
     """Whether a file's modules are made of what it takes from another: a module, or a function that they call."""
     made = borrowed.origin.defines(borrowed.name)
-    if borrowed.local not in member.names_in_definitions:
+    if borrowed.local not in member.words_of_definitions:
         return False
     if isinstance(made, ClassInfo):
         return made.is_module or "forward" in made.methods or _is_base(borrowed.local, member)

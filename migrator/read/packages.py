@@ -29,7 +29,7 @@ class ImportedFiles:
         self._root = cache(lambda folder: package_of(folder / INIT)[1])
 
     def of(self, importer: Path, node: ast.ImportFrom) -> Path | None:
-        """The file of the user's that `from module import ...` in `importer` means, if there is one.
+        """The real path of the file of the user's that `from module import ...` means, if there is one.
 
         A script's imports are looked up where Python would look if it were run from its folder, or from the one
         above it.
@@ -55,4 +55,4 @@ def _file(root: Path, parts: tuple[str, ...]) -> Path | None:
         return None  # most imports are of what is installed
     base = root.joinpath(*parts)
     candidates = [base.with_name(f"{base.name}.py"), base / INIT] if parts else [base / INIT]
-    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+    return next((candidate.resolve() for candidate in candidates if os.path.isfile(candidate)), None)

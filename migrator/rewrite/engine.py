@@ -40,6 +40,7 @@ def plan(
     path: Path,
     source: str,
     *,
+    index: FileIndex | None = None,
     phase: Phase,
     only: frozenset[str] = frozenset(),
     skip: frozenset[str] = frozenset(),
@@ -52,13 +53,14 @@ def plan(
     Args:
         path: only for messages.
         source: the file's text; must parse.
+        index: of that text, if there is one already.
         phase: the last phase that is applied; the ones before it are too.
         only, skip: names of codemods.
         choices: such as {"positions": "alibi"}.
         findings_only: the outcomes are asked for and the text is not, so that less has to be rewritten.
         left_out: (codemod, symbol) of findings that are not to be rewritten.
     """
-    run = Run(FileIndex(source), left_out)
+    run = Run(index or FileIndex(source), left_out)
     run.all(phase, only, skip, choices or {}, findings_only)
     return run.plan(path)
 

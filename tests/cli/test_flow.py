@@ -40,6 +40,7 @@ class Tool:
         path: Path,
         source: str,
         *,
+        index: object,
         phase: int,
         only: frozenset[str],
         skip: frozenset[str],
