@@ -11,6 +11,7 @@ from migrator.codemod import (
     Claim,
     Codemod,
     Finding,
+    Guard,
     Import,
     Insert,
     Modern,
@@ -24,12 +25,14 @@ from migrator.codemod import (
 )
 from migrator.recognise.anatomy import Attention, Obstacle, text_of
 from migrator.recognise.attention import attentions, torch_modules
+from migrator.recognise.branches import beside_fused
 from migrator.recognise.index import FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.purity import may_move
 from migrator.recognise.speaker import Speaker, Unspeakable, permuted
 from migrator.recognise.spelling import call, free_name, runtime_name
-from migrator.recognise.syntax import walk_statements
+from migrator.recognise.syntax import stored_names, walk_statements
+from migrator.recognise.unasked import Unasked, needed_either_way, read_later, served_alone, unasked
 from migrator.recognise.values import Flow, Value
 
 _REMEDIES = {
@@ -84,15 +87,18 @@ class AttentionToSDPA(Codemod):
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
-        for found in attentions(index):
+        everything = attentions(index)
+        fused = [found for found in everything if isinstance(found, Attention) and found.kind != "legacy"]
+        for found in everything:
             place = _place(found.flow, found.node)
-            if isinstance(found, Obstacle):
-                remedy = _REMEDIES.get(found.code, "bring it to softmax(q @ k.transpose(-2, -1) * scale + mask) @ v")
-                yield Refusal(place, found.code, found.seen, remedy)
-            elif found.kind != "legacy":
+            if found in fused:
                 yield Modern(place, "attention is fused already")
-            else:
+            elif (branch := beside_fused(index, found, fused)) is not None:
+                yield Modern(place, f"`if {ast.unparse(branch.test)}` chooses between this and a fused call")
+            elif isinstance(found, Attention):
                 yield self.site(index, found, place)
+            else:
+                yield self.unasked_site(index, found, place) or _refusal(found, place)
         for definition, node, name in torch_modules(index):
             yield Modern(Place.of(definition.name, node, definition), f"{name} is torch's own attention")
 
@@ -105,8 +111,29 @@ class AttentionToSDPA(Codemod):
         claim = Claim((name,), (name,) if found.owner is not None else ())
         return Site(place, f"softmax attention -> one fused call{_detail(found)}", claim, part)
 
+    def unasked_site(self, index: FileIndex, found: Obstacle, place: Place) -> Finding | None:
+        """Fused where nobody asks for the weights, if the function itself says where that is."""
+        behind = unasked(found)
+        if behind is None:
+            return None
+        try:
+            part = _guard(index, behind)
+        except Unspeakable:
+            return None
+        name = found.flow.definition.name
+        claim = Claim((name,), (name,) if found.flow.owner is not None else ())
+        detail = _detail(behind.attention)
+        return Site(place, f"softmax attention -> one fused call{detail} where {behind.condition}", claim, part)
+
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
-        part: _Part = site.part
+        part: _Part | _Guard = site.part
+        if isinstance(part, _Guard):
+            definition = part.edit.definition
+            yield part.edit
+            for node, text in part.sizes:
+                yield Replace(definition, node, text)
+            yield part.imports
+            return
         definition = part.attention.flow.definition
         for statement in part.dead:
             yield Remove(definition, statement)
@@ -118,6 +145,68 @@ class AttentionToSDPA(Codemod):
             yield Insert(definition, part.statement, part.code, "before")
             yield Replace(definition, part.attention.node, part.split)
         yield part.imports
+
+
+@dataclass(frozen=True)
+class _Guard:
+    edit: Guard | Insert
+    imports: Import
+    sizes: tuple[tuple[ast.expr, str], ...]
+
+
+def _guard(index: FileIndex, behind: Unasked) -> _Guard:
+    """The call under a condition, before the statements that compute the same with the weights at hand."""
+    found, definition = behind.attention, behind.attention.flow.definition
+    statement = found.output.statement
+    if statement is None:
+        raise Unspeakable("the weighted sum stands in no statement")
+    speaker = Speaker(found, statement)
+    speaker.arguments()
+    respelt = _sizes(found, speaker)
+    dead = unneeded(found.flow, found.output, speaker.kept, respelt)
+    served = served_alone(behind, statement, dead)
+    hoisted = needed_either_way(behind, served, dead)
+    spelling, imported = runtime_name(index, "attention")
+    speaker = Speaker(found, statement if hoisted else served[0])
+    arguments = speaker.arguments()
+    if hoisted and stored_names([s for s in served[:-1] if s not in hoisted]) & _words(arguments):
+        raise Unspeakable("a part of the call has no name where it would stand")
+    text = _with_call(index, found, statement, spelling, arguments)
+    _check(found, speaker, tuple(dead))
+    sizes = tuple((v.node, said) for v, said in respelt.items() if v.node is not None and v.statement in hoisted)
+    if isinstance(statement, ast.Return) and not hoisted:
+        code = "\n".join(f"    {line}" for line in text.split("\n"))
+        return _Guard(Insert(definition, served[0], f"if {behind.condition}:\n{code}", "before"), imported, sizes)
+    lines = [text, *(f"{name} = None" for name in read_later(found.flow, served, hoisted))]
+    edit = Guard(definition, served[0], statement, behind.condition, "\n".join(lines), tuple(hoisted))
+    return _Guard(edit, imported, sizes)
+
+
+def _words(texts: list[str]) -> set[str]:
+    return {node.id for text in texts for node in ast.walk(ast.parse(f"f({text})")) if isinstance(node, ast.Name)}
+
+
+def _with_call(index: FileIndex, found: Attention, statement: ast.stmt, spelling: str, arguments: list[str]) -> str:
+    """The statement with the call in place of the weighted sum, or two: the call, and what is made of it."""
+    indent = statement.col_offset + 4
+    after = permuted(found.permutations.get("output", ()))
+    prefix = _before_the_call(statement, found.node)
+    if prefix:
+        return call(spelling, arguments, prefix=prefix, suffix=after, indent=indent)
+    source, node = found.flow.definition.source(statement), found.flow.definition.source(found.node)
+    if source.count(node) != 1:
+        raise Unspeakable("the weighted sum cannot be told from the rest of its statement")
+    inline = call(spelling, arguments, suffix=after, indent=indent + _width_around(statement, found.node))
+    node = f"({node})" if f"({node})" in source else node
+    if "\n" not in inline:
+        return source.replace(node, inline)
+    target = _target(index, found, statement)
+    return f"{call(spelling, arguments, prefix=f'{target} = ', indent=indent)}\n{source.replace(node, target + after)}"
+
+
+def _refusal(found: Obstacle, place: Place) -> Refusal:
+    remedy = _REMEDIES.get(found.code, "bring it to softmax(q @ k.transpose(-2, -1) * scale + mask) @ v")
+    return Refusal(place, found.code, found.seen, remedy)
 
 
 def _place(flow: Flow, node: ast.expr) -> Place:

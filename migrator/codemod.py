@@ -287,6 +287,21 @@ class Insert:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """`code` where the condition `test` holds, and where not the statements from `node` to `last`, as they stand.
+
+    Those in `first` are needed either way, and come before the condition.
+    """
+
+    definition: Definition
+    node: ast.stmt
+    last: ast.stmt
+    test: str
+    code: str
+    first: tuple[ast.stmt, ...] = ()
+
+
+@dataclass(frozen=True)
 class Argument:
     """One more argument, such as `past_kv=past_kv`, at the end of the call `node`."""
 
@@ -321,7 +336,7 @@ class Import:
     name: str = ""
 
 
-AnyEdit = Union[Edit, Replace, Remove, Insert, Argument, Withdraw, Parameter, Import]
+AnyEdit = Union[Edit, Replace, Remove, Insert, Guard, Argument, Withdraw, Parameter, Import]
 
 
 if TYPE_CHECKING or "libcst.codemod" not in sys.modules:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 
+from migrator.recognise.conditions import Assumed, holds
 from migrator.recognise.expressions import Expressions
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.operations import BINARY, HARMLESS
@@ -15,12 +16,21 @@ from migrator.recognise.syntax import FunctionNode, as_load, imported_names, sto
 from migrator.recognise.values import Flow, Store, Value
 
 
-def flow_of(index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None = None) -> Flow:
-    """The dataflow of a method or function, computed once for each index."""
-    flow = index.memo.get(function)
+def flow_of(
+    index: FileIndex, definition: Definition, function: FunctionNode, owner: ClassInfo | None = None,
+    assumed: Assumed = frozenset(),
+) -> Flow:  # fmt: skip
+    """The dataflow of a method or function, computed once for each index.
+
+    Args:
+        assumed: conditions that are taken for true or false; of a branch on them only one side is run.
+    """
+    key = (function, assumed) if assumed else function
+    flow = index.memo.get(key)
     if flow is None:
-        flow = _Interpreter(index, definition, function, owner).run()
-        index.memo[function] = flow
+        interpreter = _Interpreter(index, definition, function, owner)
+        interpreter.assumed = assumed
+        flow = index.memo[key] = interpreter.run()
     result: Flow = flow
     return result
 
@@ -94,6 +104,9 @@ class _Interpreter(Expressions):
         return False
 
     def do_If(self, statement: ast.If) -> bool:
+        answer = holds(statement.test, self.assumed)
+        if answer is not None:
+            return self.block(statement.body if answer else statement.orelse)
         condition = self.expression(statement.test)
         start = dict(self.names)
         through_body = self.block(statement.body)

@@ -6,6 +6,7 @@ import ast
 import builtins
 from typing import Any
 
+from migrator.recognise.conditions import Assumed, holds
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.operations import BINARY, COMPARE, FUNCTIONS, KEEP_RANK, METHODS, MODULES
 from migrator.recognise.shapes import one_letter_each
@@ -28,6 +29,7 @@ class Expressions:
         )
         self_name = first_parameter(function) if is_method else ""
         self.flow = Flow(function, owner, definition, index, self_name)
+        self.assumed: Assumed = frozenset()
         self.statement: ast.stmt = function
         self.around: ast.stmt | None = None
 
@@ -143,6 +145,9 @@ class Expressions:
         return self.new(op, *(self.expression(value) for value in node.values), node=node)
 
     def see_IfExp(self, node: ast.IfExp) -> Value:
+        answer = holds(node.test, self.assumed)
+        if answer is not None:
+            return self.expression(node.body if answer else node.orelse)
         condition = self.expression(node.test)
         return self.new("phi", condition, self.expression(node.body), self.expression(node.orelse), node=node)
 

@@ -78,14 +78,15 @@ def walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def inner_statements(statement: ast.stmt) -> list[ast.stmt]:
     """The statements directly inside of one, in order; of a nested definition none."""
+    return [inner for block in blocks_of(statement) for inner in block]
+
+
+def blocks_of(statement: ast.stmt) -> list[list[ast.stmt]]:
+    """The blocks directly inside of a statement, in order; of a nested definition none."""
     if isinstance(statement, FunctionNode | ast.ClassDef):
         return []
-    found: list[ast.stmt] = []
-    for name in ("body", "orelse", "finalbody"):
-        found += getattr(statement, name, [])
-    for handler in getattr(statement, "handlers", []):
-        found += handler.body
-    return found
+    blocks = [getattr(statement, name, []) for name in ("body", "orelse", "finalbody")]
+    return [*blocks, *(handler.body for handler in getattr(statement, "handlers", []))]
 
 
 def self_targets(statement: ast.stmt, self_name: str) -> Iterator[tuple[str, ast.expr]]:

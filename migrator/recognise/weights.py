@@ -67,7 +67,7 @@ def follow(softmax: Value) -> Weights | None:
     """The way to a weighted sum, if nothing but dropout stands on it."""
     found = Weights(softmax, softmax, softmax, [softmax])
     while True:
-        output = next((user for user in found.final.users if _is_sum_of(user, found.final)), None)
+        output = next((user for user in found.final.users if is_sum_of(user, found.final)), None)
         if output is not None:
             found.output = output
             return found
@@ -98,7 +98,7 @@ def stranger(softmax: Value, depth: int = 8) -> Value | None:
         ahead: list[tuple[Value, Value | None]] = []
         for value, strange in todo:
             for user in value.users:
-                if _is_sum_of(user, value):
+                if is_sum_of(user, value):
                     return strange or value
                 if user.op in _PASSING | _STRANGE and user not in seen:
                     seen.add(user)
@@ -164,7 +164,8 @@ def seen_on_the_way(value: Value) -> str:
     return f"between softmax and weighted sum stands `{text_of(value)}`"
 
 
-def _is_sum_of(user: Value, weights: Value) -> bool:
+def is_sum_of(user: Value, weights: Value) -> bool:
+    """Whether a value is the product of these weights with something."""
     letters = einsum_of(user)
     operands = letters[1] if letters else user.args
     product = user.op in ("matmul", "bmm", "einsum") and user.node is not None

@@ -70,7 +70,7 @@ class Lines:
 
     @classmethod
     def above(cls, statement: Statement) -> Lines:
-        blank, rest = _split(statement.leading_lines)
+        blank, rest = split(statement.leading_lines)
         labels = [i for i, line in enumerate(rest[:-1]) if line.comment is not None and line.comment.value == LABEL]
         label = labels[0] if labels else len(rest)
         return cls(blank, rest[:label], rest[label + 1 :])
@@ -88,7 +88,7 @@ def _led(statement: Statement, lines: Lines) -> Statement:
     return statement.with_changes(leading_lines=lines.all())
 
 
-def _split(lines: Sequence[cst.EmptyLine]) -> tuple[list[cst.EmptyLine], list[cst.EmptyLine]]:
+def split(lines: Sequence[cst.EmptyLine]) -> tuple[list[cst.EmptyLine], list[cst.EmptyLine]]:
     """The blank lines that lines begin with, and the rest."""
     count = next((i for i, line in enumerate(lines) if line.comment is not None), len(lines))
     return list(lines[:count]), list(lines[count:])
@@ -143,7 +143,7 @@ class Sweep:
         if notes and self._place < len(self._kept):
             below = [*notes, cst.EmptyLine(indent=False)]
             after = self._kept[self._place]
-            blank, rest = _split(after.leading_lines)
+            blank, rest = split(after.leading_lines)
             self._kept[self._place] = after.with_changes(leading_lines=[*blank, *below, *rest])
             notes = []
         return self._kept, notes

@@ -10,14 +10,14 @@ from typing import Union, cast
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
-from migrator.codemod import Argument, Edit, Insert, Parameter, Remove, Replace, Withdraw
+from migrator.codemod import Argument, Edit, Guard, Insert, Parameter, Remove, Replace, Withdraw
 from migrator.recognise.index import Definition
 from migrator.recognise.syntax import FunctionNode, split_lines
 from migrator.rewrite import comments
 from migrator.rewrite.arguments import with_argument, with_parameter, without_argument
 from migrator.rewrite.comments import STATEMENT, Statement
 
-DefinitionEdit = Union[Edit, Replace, Remove, Insert, Argument, Withdraw, Parameter]
+DefinitionEdit = Union[Edit, Replace, Remove, Insert, Guard, Argument, Withdraw, Parameter]
 _Span = tuple[int, int, int, int]
 
 
@@ -52,8 +52,10 @@ def _apply_lines(definition: Definition, text: str, first: int, edits: Sequence[
     plan: dict[cst.CSTNode, list[DefinitionEdit]] = {}
     for edit in edits:
         plan.setdefault(located.find(edit.node), []).append(edit)
+    guards = [edit for edit in edits if isinstance(edit, Guard)]
+    ends = {located.find(e.node): (located.find(e.last), *map(located.find, e.first)) for e in guards}
     try:
-        after = module.visit(_Applier(plan, located.holders(plan), module.config_for_parsing))
+        after = module.visit(_Applier(plan, ends, located.holders(plan), module.config_for_parsing))
     except cst.ParserSyntaxError as error:
         raise CannotEdit("the code that would stand here is no Python on its own") from error
     if "#" in text and comments.lost(comments.of_text(head + text), comments.of_text(after.code)):
@@ -141,11 +143,13 @@ class _Applier(cst.CSTTransformer):
     def __init__(
         self,
         plan: dict[cst.CSTNode, list[DefinitionEdit]],
+        ends: dict[cst.CSTNode, tuple[cst.CSTNode, ...]],
         holders: set[cst.CSTNode],
         config: cst.PartialParserConfig,
     ) -> None:
         super().__init__()
         self.plan, self.holders = plan, holders
+        self.ends = ends  # the first of several statements that are guarded: the last one, and those that come before
         self.config = config
         self.removed: dict[cst.CSTNode, cst.CSTNode] = {}  # what stands for it until its block is swept: statement
 
@@ -155,7 +159,7 @@ class _Applier(cst.CSTTransformer):
     def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> cst.CSTNode:  # type: ignore[override]
         updated = updated_node
         if isinstance(original_node, cst.IndentedBlock) and isinstance(updated, cst.IndentedBlock):
-            updated = self.sweep(updated, original_node)
+            updated = self.sweep(self.guarded(updated, original_node), original_node)
         edits = self.plan.get(original_node)
         if edits:
             updated = self.edited(original_node, updated, edits)
@@ -184,6 +188,8 @@ class _Applier(cst.CSTTransformer):
                 here = [self.tombstone(original)]
             elif isinstance(edit, Replace):
                 here = self.replacement(here[0], edit.code)
+            elif isinstance(edit, Guard):
+                continue  # it is about several statements, and made in their block
             elif isinstance(edit, Argument):
                 here = [with_argument(here[0], edit)]
             elif isinstance(edit, Withdraw):
@@ -195,6 +201,27 @@ class _Applier(cst.CSTTransformer):
         if before:
             before[0], here[0] = _led_by(before[0], here[0])
         return _flat(before, here, after)
+
+    def guarded(self, block: cst.IndentedBlock, before: cst.IndentedBlock) -> cst.IndentedBlock:
+        """Put statements of a block under the `else` of a condition."""
+        for first, edits in self.plan.items():
+            guard = next((edit for edit in edits if isinstance(edit, Guard)), None)
+            if guard is None or first not in before.body:
+                continue
+            end, *hoisted = (before.body.index(one) for one in self.ends[first])
+            start = before.body.index(first)
+            blank, notes = comments.split(cast(Statement, block.body[start]).leading_lines)
+            inner = [block.body[start].with_changes(leading_lines=notes), *block.body[start + 1 : end + 1]]
+            inner = [statement for place, statement in enumerate(inner, start) if place not in hoisted]
+            code = f"if {guard.test}:\n" + "".join(f"    {line}\n" for line in guard.code.split("\n"))
+            condition = cst.parse_module(self.indented("\n" + code)[1:], config=self.config).body[0]
+            other = cst.Else(body=cst.IndentedBlock(body=cast(list[Statement], inner)))
+            new = [*(block.body[place] for place in hoisted), condition.with_changes(orelse=other)]
+            new[0] = new[0].with_changes(
+                leading_lines=[*blank, *comments.split(cast(Statement, new[0]).leading_lines)[1]]
+            )
+            block = block.with_changes(body=[*block.body[:start], *new, *block.body[end + 1 :]])
+        return block
 
     def statements(self, code: str) -> list[Statement]:
         """The statements of some code; if it starts with an empty line, so do they."""
