@@ -294,7 +294,8 @@ def _is_conditional(statement: ast.stmt, node: ast.expr) -> bool:
 
 def _target(index: FileIndex, found: Attention, statement: ast.stmt) -> str:
     """A name for the result: the one that the statement assigns, unless the statement reads it too; else a new one."""
-    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+    collected = isinstance(getattr(statement, "value", None), ast.List | ast.Tuple)
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name) and not collected:
         name = statement.targets[0].id
         replaced = {id(inner) for inner in ast.walk(found.node)}
         others = (inner for inner in ast.walk(statement.value) if id(inner) not in replaced)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,9 @@ from migrator.link.siblings import Borrowed, Member, Siblings
 from migrator.read.packages import INIT
 from migrator.read.source import Source
 from migrator.recognise.index import ClassInfo
-from migrator.recognise.syntax import FunctionNode
+from migrator.recognise.syntax import FunctionNode, answer
 
+_TENSORS = re.compile(r"\b(torch|nn|F)\b")
 _MOST_FILES = 24
 _MOST_LINES = 12_000
 
@@ -25,7 +27,8 @@ class Unit:
     Args:
         given: the files that may be changed.
         siblings: finds what a file of the unit imports.
-        members: each after those that it imports from; there are none for a file that is read by itself.
+        members: each after those that it imports from; there are none for a file that is read by itself. Some may
+            belong to other units, and are only read.
         apart: for a file of the unit, why another one that imports from it is not read together with it.
     """
 
@@ -39,7 +42,7 @@ class Unit:
 class Apart:
     """`importer` takes `name` from `origin`, and is not read together with it."""
 
-    origin: Path
+    origin: Member
     importer: Path
     line: int
     name: str
@@ -79,8 +82,9 @@ def _in_order(groups: _Groups, sources: Sequence[Source], others: Sequence[Sourc
         inside = {source.target, *(member.path for member in group)}
         given = tuple(other for other in (*sources, *others) if other.target in inside)
         done |= inside
-        apart = tuple(row for row in groups.apart if row.origin in {other.target for other in given})
-        yield Unit(given, groups.siblings, tuple(groups.ordered(group)) if len(group) > 1 else (), apart)
+        apart = tuple(row for row in groups.apart if row.origin.path in inside)
+        members = groups.with_context(group)
+        yield Unit(given, groups.siblings, tuple(groups.ordered(members)) if len(members) > 1 else (), apart)
 
 
 @dataclass
@@ -116,10 +120,29 @@ class _Groups:
         why = self._tried[tried] if borrowed.local == borrowed.name else f"it calls it `{borrowed.local}`"
         if why:
             line = borrowed.definition.line(borrowed.node)
-            self.apart.append(Apart(borrowed.origin.path, member.path, line, borrowed.name, why))
+            self.apart.append(Apart(borrowed.origin, member.path, line, borrowed.name, why))
             return
         for one in together:
             self.of[one.path] = together
+
+    def with_context(self, group: list[Member]) -> list[Member]:
+        """The group, and files of other groups that it uses, as far as that goes; these stay as they are."""
+        members = list(group)
+        for row in self.apart:
+            if any(member.path == row.importer for member in group):
+                for more in (self._closure(row.origin), [row.origin]):
+                    new = [member for member in more if member not in members]
+                    if new and not self._obstacle([*members, *new]):
+                        members += new
+        return members
+
+    def _closure(self, member: Member) -> list[Member]:
+        """A file and all that its modules are made of."""
+        found = [member]
+        for one in found:
+            parts = (b.origin for b in self.siblings.borrowed(one) if _is_part(b, one))
+            found += [origin for origin in parts if origin not in found]
+        return found
 
     def _obstacle(self, members: list[Member]) -> str:
         """Why files cannot be read as one, or nothing."""
@@ -160,7 +183,9 @@ def _is_part(borrowed: Borrowed, member: Member) -> bool:
         return False
     if isinstance(made, ClassInfo):
         return made.is_module or "forward" in made.methods or _is_base(borrowed.local, member)
-    return made is not None and isinstance(made.tree, FunctionNode) and "torch" in borrowed.origin.source.text
+    if made is None or not isinstance(made.tree, FunctionNode):
+        return False
+    return _TENSORS.search(made.text) is not None or answer(made.tree) is not None
 
 
 def _is_base(name: str, member: Member) -> bool:

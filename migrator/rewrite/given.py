@@ -42,7 +42,7 @@ def _within(
 
 def _refusal(place: Place, theirs: list[Definition]) -> Refusal:
     names = ", ".join(dict.fromkeys(f"`{definition.name}` (line {definition.first_line})" for definition in theirs))
-    seen = f"{names} would change with it, in a file that was not given"
+    seen = f"{names} would change with it, in a file that is not changed together with this one"
     return Refusal(place, CODE, seen, "give both files, or the folder that they stand in")
 
 

@@ -163,7 +163,10 @@ def test_what_would_change_with_it_is_named(tmp_path: Path) -> None:
     (model,) = plans_of([tmp_path / "net" / "model.py"])
     (row,) = [row for row in model.outcomes if row.codemod == "rotary"]
     assert (row.status, row.code, row.line) == ("refused", "elsewhere", 14)
-    assert row.message == "`SelfAttention` (line 10 of attention.py) would change with it, in a file that was not given"
+    assert (
+        row.message
+        == "`SelfAttention` (line 10 of attention.py) would change with it, in a file that is not changed together with this one"
+    )
     assert row.remedy == "give both files, or the folder that they stand in"
 
 
