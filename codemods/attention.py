@@ -118,8 +118,9 @@ class AttentionToSDPA(Codemod):
             return None
         try:
             part = _guard(index, behind)
-        except Unspeakable:
-            return None
+        except Unspeakable as obstacle:
+            seen = f"{found.seen}; fused attention could do where {behind.condition}, but {obstacle}"
+            return Refusal(place, found.code, seen, _REMEDIES[found.code])
         name = found.flow.definition.name
         claim = Claim((name,), (name,) if found.flow.owner is not None else ())
         detail = _detail(behind.attention)
@@ -160,8 +161,7 @@ def _guard(index: FileIndex, behind: Unasked) -> _Guard:
     statement = found.output.statement
     if statement is None:
         raise Unspeakable("the weighted sum stands in no statement")
-    speaker = Speaker(found, statement)
-    speaker.arguments()
+    speaker = _said(found, statement)
     respelt = _sizes(found, speaker)
     dead = unneeded(found.flow, found.output, speaker.kept, respelt)
     served = served_alone(behind, statement, dead)
@@ -180,6 +180,21 @@ def _guard(index: FileIndex, behind: Unasked) -> _Guard:
     lines = [text, *(f"{name} = None" for name in read_later(found.flow, served, hoisted))]
     edit = Guard(definition, served[0], statement, behind.condition, "\n".join(lines), tuple(hoisted))
     return _Guard(edit, imported, sizes)
+
+
+def _said(found: Attention, statement: ast.stmt) -> Speaker:
+    """What has said the arguments: at the weighted sum, or where the scores are computed, if they have names there."""
+    scores = found.passed[0].statement
+    for place in (statement, scores) if scores is not None else (statement,):
+        speaker = Speaker(found, place)
+        try:
+            speaker.arguments()
+        except Unspeakable:
+            if place is scores or scores is None:
+                raise
+        else:
+            break
+    return speaker
 
 
 def _words(texts: list[str]) -> set[str]:

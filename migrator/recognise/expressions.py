@@ -257,7 +257,7 @@ class Expressions:
     def submodule(self, node: ast.Call, path: str, args: list[Value], keywords: dict[str, Value]) -> Value:
         """A call of `self.path`: of a parameter-free module its operation, of a tensor attribute its method."""
         owner = self.flow.owner
-        assigned = owner.attribute(path) if owner is not None else None
+        assigned = owner.called(path) if owner is not None else None
         op = self.operation_of(assigned)
         if isinstance(assigned, ast.Call) and op is not None:
             return self.apply_module(node, assigned, op, args, keywords, f"self.{path}")

@@ -142,6 +142,12 @@ class ClassInfo:
             return self.items_of(name.partition(".")[0]).get(name.partition(".")[2])
         return assigned[0].value if len(assigned) == 1 else None
 
+    def called(self, name: str) -> ast.expr | None:
+        """What the attribute is wherever it can be called: `nn.Dropout(p)`, though a branch of `__init__` sets None."""
+        values = [assigned.value for assigned in self.attributes.get(name, [])]
+        made = [value for value in values if not (isinstance(value, ast.Constant) and value.value is None)]
+        return made[0] if len(made) == 1 and len(values) > 1 else self.attribute(name)
+
     def items_of(self, name: str) -> dict[str, ast.expr]:
         """What the attribute `name` holds by name: `nn.ModuleDict(dict(h=...))` or `nn.ModuleDict({"h": ...})`."""
         value = self.attribute(name)

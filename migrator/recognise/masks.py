@@ -128,6 +128,7 @@ def is_boolean(value: Value) -> bool:
 _INTEGER_TYPES = ("torch.bool", "torch.int", "torch.long", "torch.int64", "torch.int32", "torch.uint8", "bool", "int")
 
 
+_EINOPS = frozenset({"einops.rearrange", "einops.reduce", "einops.repeat"})
 _TENSORS = frozenset(
     {"eq", "expand", "float", "ge", "gt", "le", "long", "lt", "masked_fill", "ne", "not", "permute", "repeat"}
     | {"reshape", "squeeze", "to", "transpose", "tril", "triu", "unsqueeze", "view"}
@@ -136,6 +137,10 @@ _TENSORS = frozenset(
 
 def is_tensor(value: Value) -> bool:
     """Whether a value is no None for certain, being what an operation on tensors gives."""
+    if value.op == "call" and value.data in _EINOPS:
+        return True
+    if value.op in ("mul", "bitand", "bitor"):
+        return all(is_tensor(arg) for arg in value.args)
     sliced = value.op == "getitem" and isinstance(value.data, ast.Tuple)
     return value.op in _TENSORS or (sliced and any(isinstance(item, ast.Slice) for item in value.data.elts))
 
@@ -171,6 +176,8 @@ def is_numeric_attribute(owner: ClassInfo, name: str) -> bool:
     """Whether `__init__` alone sets the attribute, to a number as far as one can see."""
     value = owner.attribute(name)
     if value is None or name in owner.stores_outside_init:
+        return False
+    if isinstance(value, ast.Constant) and value.value is None:
         return False
     calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
     if any(owner.index.resolve(node.func) not in ("math.sqrt", "float", "int", "pow", "max", "min") for node in calls):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 
 from migrator.recognise.anatomy import LOWEST, Attention, Mask, Stop, text_of
+from migrator.recognise.calls import given_in_calls
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.masks import (
     constant,
@@ -12,6 +14,7 @@ from migrator.recognise.masks import (
     is_boolean,
     is_lower_right,
     is_number,
+    is_numeric_attribute,
     is_triangle_of_infinities,
 )
 from migrator.recognise.mixtures import Mixed, is_zero_one, mixed_with_a_number
@@ -198,9 +201,14 @@ class _Reader:
     def set_scale(self, op: str, factor: Value, condition: Value | None, at: Value) -> None:
         if self.scale_op != "none":
             raise Stop("scale", f"the scores are scaled in more than one place: `{text_of(at)}`", at.node)
-        if not is_number(factor, self.owner):
+        if not is_number(factor, self.owner) and not self.is_given_number(factor):
             raise Stop("scale", f"the scale `{text_of(factor)}` is not a plain number", at.node)
         self.scale_op, self.scale, self.scale_condition = op, factor, condition
+
+    def is_given_number(self, factor: Value) -> bool:
+        """Whether a parameter of a free function is a plain number in all calls that the file makes."""
+        given = given_in_calls(self.flow, factor)
+        return bool(given) and all(_is_said_number(argument, owner) for argument, owner in given or ())
 
     def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
         number = LOWEST if self.is_lowest(fill) else constant(fill, self.owner)
@@ -209,6 +217,8 @@ class _Reader:
             raise Stop("mask-fill", f"hidden scores become `{text_of(fill)}`, which {why} to hide them", at.node)
         if self.scale_op != "none" and number != -math.inf:
             raise Stop("mask", "the scores are masked before they are scaled", at.node)
+        while test.data == "expand_as" and self.leads(test.args[1]):  # as broadcasting does by itself
+            test = test.args[0]
         self.check_apart(test, at)
         hides = hides_future(test)
         if hides is not None and hides == (kind == "hide"):
@@ -289,6 +299,15 @@ class _Reader:
             known = {_power(root, -0.5), _inverse_root(root)}
         if (known - {None}) & sizes:
             self.scale_op = "default"
+
+
+def _is_said_number(argument: ast.expr | None, owner: ClassInfo | None) -> bool:
+    """Whether an argument is a number that is spelt out, or an attribute that `__init__` sets to one."""
+    if isinstance(argument, ast.Constant):
+        return isinstance(argument.value, int | float)
+    if not isinstance(argument, ast.Attribute) or ast.unparse(argument.value) != "self":
+        return False
+    return owner is not None and is_numeric_attribute(owner, argument.attr)
 
 
 def _size(value: Value) -> Value:

@@ -117,6 +117,9 @@ class Speaker:
         condition = mask.condition
         if condition is None:
             return text
+        either = self.none_unless(condition)
+        if either:
+            return text if text == either else f"None if {either} is None else {text}"
         holds = "isnot"
         if condition.node is None and condition.op == "not":
             condition, holds = condition.args[0], "is"
@@ -128,14 +131,24 @@ class Speaker:
 
     def none_or_not(self, condition: Value) -> str:
         """What is None just where the condition says so: the value that it asks about, or what became of that."""
-        asked, flow = condition.args[0], self.found.flow
-        for name, held in flow.before[self.statement].items():
+        asked = condition.args[0]
+        return self.became(condition, [asked], unless=condition.op == "isnot") or self.text(asked)
+
+    def none_unless(self, condition: Value) -> str:
+        """What is None just where none of `a is not None or b is not None` holds: what became of a or of b."""
+        asks = [part for part in condition.args if part.op == "isnot" and part.args[1].is_const(None)]
+        every = condition.op == "or" and len(asks) == len(condition.args)
+        return self.became(condition, [part.args[0] for part in asks], unless=True) if every else ""
+
+    def became(self, condition: Value, asked: list[Value], unless: bool) -> str:
+        """A name that holds a tensor where the condition is true, and one of the `asked` values where it is not."""
+        for name, held in self.found.flow.before[self.statement].items():
             if held.op == "phi" and held.node is None and held.args[0] is condition:
-                changed, as_it_was = held.args[1:] if condition.op == "isnot" else held.args[:0:-1]
-                if as_it_was is asked and is_tensor(changed):
+                changed, as_it_was = held.args[1:] if unless else held.args[:0:-1]
+                if as_it_was in asked and is_tensor(changed):
                     self.kept.append(changed)
                     return name
-        return self.text(asked)
+        return ""
 
     def visible(self, mask: Mask) -> str:
         """The mask as "may attend", the way scaled_dot_product_attention reads it."""

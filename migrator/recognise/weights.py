@@ -6,9 +6,9 @@ import ast
 from dataclasses import dataclass, field
 
 from migrator.recognise.anatomy import Stop, text_of
+from migrator.recognise.calls import given_in_calls
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.shapes import einsum_of
-from migrator.recognise.syntax import bind
 from migrator.recognise.values import Flow, Value
 
 _PASSING = frozenset({"dropout", "contiguous", "clone", "identity", "call_local"})
@@ -124,17 +124,9 @@ def check(flow: Flow, way: Weights) -> None:
 
 def _is_given_dropout(flow: Flow, called: Value) -> bool:
     """Whether a parameter of a free function is `nn.Dropout` or None in all calls that the file makes."""
-    if called.op != "param" or flow.owner is not None or flow.definition.tree is not flow.function:
-        return False
-    names = [arg.arg for arg in (*flow.function.args.posonlyargs, *flow.function.args.args)]
-    given: set[str] = set()
-    for definition in flow.index.definitions:
-        owner = flow.index.classes.get(definition.name)
-        for node in ast.walk(definition.tree) if flow.function.name in definition.text else ():
-            if isinstance(node, ast.Call) and flow.index.resolve(node.func) == flow.function.name:
-                bound = bind(dict.fromkeys(names), node)
-                given.add("" if bound is None else _kind_of(bound.get(called.data), owner))
-    return "torch.nn.Dropout" in given and given <= {"torch.nn.Dropout", "None"}
+    given = given_in_calls(flow, called)
+    kinds = {_kind_of(argument, owner) for argument, owner in given or ()}
+    return "torch.nn.Dropout" in kinds and kinds <= {"torch.nn.Dropout", "None"}
 
 
 def _kind_of(argument: ast.expr | None, owner: ClassInfo | None) -> str:
