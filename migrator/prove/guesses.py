@@ -29,6 +29,7 @@ _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"d_?k$|d_?v$|dim_?(head|qk|keys?|v)|head_(dim|size)|key_(dim|size)|d_head", (_WIDTH // _HEADS, _WIDTH)),
     (r"hidden|d_?ff|ffn|feed_?forward|inner|mlp|expan", (40, _WIDTH, 2)),
     (r"max_?len|block_?size|context|seq_?len|max_?pos|window|^t$|length", (32, 10000)),
+    (r"(fmap|feature_?map|feat|grid|map)_?(size|shape|hw)", (8, (8, 8))),
     (r"classes|labels", (5,)),
     (r"pad", (0,)),
     (r"bias|causal|mask|use_|is_", (False, True)),

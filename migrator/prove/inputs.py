@@ -1,13 +1,15 @@
 """Inputs that a forward may take: guesses by name, annotation and use, in the order in which they are tried.
 
 An input is described by a small JSON object, so that box and judge make the same kind of tensor, at any batch size and
-length: `{"tokens": 29, "shape": ["B", "T"]}`, `{"float": ["B", "T", 32]}`, `{"bool": ["T", "T"]}`, `{"value": 4}`.
+length: `{"tokens": 29, "shape": ["B", "T"]}`, `{"float": ["B", "T", 32]}`, `{"bool": ["T", "T"]}`, `{"value": 4}`,
+`{"side": true}`.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ _ATTENDED = re.compile(r"^(q|k|v|query|key|value|queries|keys|values|scores)$")
 _TIME = re.compile(r"^t$|^ts$|time")
 _COUNTS = re.compile(r"^n_|^num_|steps|length$|^max_")
 _STARTS = re.compile(r"offset|start")
+_SIDES = re.compile(r"^(h|w|height|width)$")
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,12 @@ def candidates(parameter: Parameter, module: nn.Module, embedded: set[str]) -> l
         return _scalars("int", name)
     if tokens and (_TOKENS.search(name) or name in ("x", "xs")):
         return [*tokens, *floats, *flat]
+    if _SIDES.search(name):
+        return [{"side": True}, *_scalars("int", name)]
     images: list[Spec] = (
         [{"float": ["B", 3, size, size]} for size in (32, 16)] if re.search("im(g|age)|pixel", name) else []
     )
+    images += [{"float": ["B", channels, size, size]} for channels, size in _maps(module)]
     swapped: list[Spec] = [{"float": ["T", "B", width]} for width in widths[:3]]
     channels: list[Spec] = [{"float": ["B", width, "T"]} for width in widths[:3]]
     return [*images, *floats, *flat, *tokens, *swapped, *channels, {"value": None}]
@@ -139,6 +145,16 @@ def _widths(module: nn.Module) -> list[int]:
     return list(dict.fromkeys(found))[:8] or [16]
 
 
+def _maps(module: nn.Module) -> list[tuple[int, int]]:
+    """Channels and side of square maps for a module that convolves; a size that it knows, such as a window, twice."""
+    first = next((child for child in module.modules() if isinstance(child, nn.Conv2d)), None)
+    if first is None:
+        return []
+    known = [value for value in vars(module).values() if type(value) is int and 2 <= value <= 16]
+    sides = dict.fromkeys([*(2 * value for value in known), 8, 16, 32, 64])
+    return [(first.in_channels, side) for side in sides]
+
+
 def calls(parameters: list[Parameter], module: nn.Module, embedded: set[str]) -> Iterator[list[Spec]]:
     """Ways to give all required parameters at once, in order of likelihood."""
     options = [candidates(parameter, module, embedded) for parameter in parameters if parameter.required]
@@ -153,6 +169,8 @@ def make(spec: Spec, batch: int, length: int, generator: torch.Generator) -> Any
     """The input that a spec describes, at this batch size and length."""
     if "value" in spec:
         return spec["value"]
+    if "side" in spec:
+        return math.isqrt(length)  # height or width of the square that a sequence of this length is
     named = {"B": batch, "T": length}
     shape = [named[size] if isinstance(size, str) else size for size in spec.get("shape") or next(iter(spec.values()))]
     if "tokens" in spec:
