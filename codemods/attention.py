@@ -26,6 +26,7 @@ from migrator.codemod import (
 from migrator.recognise.anatomy import Attention, Obstacle, text_of
 from migrator.recognise.attention import attentions, torch_modules
 from migrator.recognise.branches import beside_fused
+from migrator.recognise.delegated import Delegated, delegated
 from migrator.recognise.index import FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.purity import may_move
@@ -98,6 +99,7 @@ class AttentionToSDPA(Codemod):
             elif isinstance(found, Attention):
                 yield self.site(index, found, place)
             else:
+                yield from self.delegated_sites(index, found)
                 yield self.unasked_site(index, found, place) or _refusal(found, place)
         for definition, node, name in torch_modules(index):
             yield Modern(Place.of(definition.name, node, definition), f"{name} is torch's own attention")
@@ -126,8 +128,27 @@ class AttentionToSDPA(Codemod):
         detail = _detail(behind.attention)
         return Site(place, f"softmax attention -> one fused call{detail} where {behind.condition}", claim, part)
 
+    def delegated_sites(self, index: FileIndex, found: Obstacle) -> Iterator[Finding]:
+        """Fused where a helper is called for its first result alone."""
+        for one in delegated(index, found):
+            owner = one.caller.owner
+            assert owner is not None
+            spelling, imported = runtime_name(index, "attention")
+            name, detail = one.caller.definition.name, _detail(one.attention)
+            message = f"softmax attention of {one.helper}, whose weights nobody looks at -> one fused call{detail}"
+            part = _Call(one, spelling, imported)
+            attribute = _attribute_of(one.unused)
+            claim = Claim((name,), (owner.name,), dropped=((owner.name, attribute),) if attribute else ())
+            yield Site(_place(one.caller, one.node), message, claim, part)
+
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
-        part: _Part | _Guard = site.part
+        part: _Part | _Guard | _Call = site.part
+        if isinstance(part, _Call):
+            yield part.edit
+            if part.delegated.unused is not None:
+                yield Remove(part.delegated.caller.definition, part.delegated.unused)
+            yield part.imports
+            return
         if isinstance(part, _Guard):
             definition = part.edit.definition
             yield part.edit
@@ -146,6 +167,27 @@ class AttentionToSDPA(Codemod):
             yield Insert(definition, part.statement, part.code, "before")
             yield Replace(definition, part.attention.node, part.split)
         yield part.imports
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The fused call in place of one of a helper."""
+
+    delegated: Delegated
+    spelling: str
+    imports: Import
+
+    @property
+    def edit(self) -> AnyEdit:
+        one = self.delegated
+        definition, statement = one.caller.definition, one.statement
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(target, ast.Tuple) and statement.value is one.node:  # type: ignore[attr-defined]
+            prefix = f"{ast.unparse(target.elts[0])} = "
+            code = call(self.spelling, list(one.arguments), prefix=prefix, indent=statement.col_offset)
+            return Replace(definition, statement, code)
+        indent = statement.col_offset + _width_around(statement, one.node)
+        return Replace(definition, one.node, call(self.spelling, list(one.arguments), indent=indent))
 
 
 @dataclass(frozen=True)
@@ -217,6 +259,11 @@ def _with_call(index: FileIndex, found: Attention, statement: ast.stmt, spelling
         return source.replace(node, inline)
     target = _target(index, found, statement)
     return f"{call(spelling, arguments, prefix=f'{target} = ', indent=indent)}\n{source.replace(node, target + after)}"
+
+
+def _attribute_of(statement: ast.stmt | None) -> str:
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    return target.attr if isinstance(target, ast.Attribute) else ""
 
 
 def _refusal(found: Obstacle, place: Place) -> Refusal:

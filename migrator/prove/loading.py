@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 import linecache
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -28,15 +31,18 @@ def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.Module
         The module, and one note for each statement that had to be left out.
     """
     package, root = package_of(path)
+    sys.argv = [str(path)]
+    sys.path.insert(0, str(root))
+    sys.path.append(str(root.parent))  # scripts in a folder that is imported from the one above it
     name = f"{package}.{path.stem}" if package else path.stem
+    if package and _imports_from(text, package):
+        with contextlib.suppress(Exception):  # as Python does, the package comes first, and may import this module
+            importlib.import_module(package)
     if name in sys.modules:
         name = f"_migrate_{path.stem}"
     module = types.ModuleType(name)
     module.__file__, module.__package__ = str(path), package
     sys.modules[name] = module
-    sys.argv = [str(path)]
-    sys.path.insert(0, str(root))
-    sys.path.append(str(root.parent))  # scripts in a folder that is imported from the one above it
     # Where inspect and tracebacks look, so that both see this text and not that of the file.
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     tree = ast.parse(text)
@@ -44,6 +50,12 @@ def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.Module
         exec(compile(tree, str(path), "exec"), module.__dict__)
         return module, []
     return module, list(_run_definitions(tree, str(path), module))
+
+
+def _imports_from(text: str, package: str) -> bool:
+    """Whether the text imports anything of its own package."""
+    top = re.escape(package.partition(".")[0])
+    return re.search(rf"^\s*(from\s+(\.|{top}\b)|import\s+{top}\b)", text, re.MULTILINE) is not None
 
 
 def _run_definitions(tree: ast.Module, path: str, module: types.ModuleType) -> Iterator[str]:

@@ -48,7 +48,7 @@ def prove_exact(bench: Bench, stage: Stage, symbols: Sequence[str], roots: Seque
         if not cases:
             continue
         bench.tick(f"{symbol}: parity")
-        initial_values(bench, before, after, symbol, cases)
+        initial_values(bench, before, after, symbol, cases, [one for claim in stage.claims for one in claim.dropped])
         pairs = strict_load(bench, before, after, symbol, cases)
         parity(bench, symbol, pairs, "parity float64", bench.float64)
         if bench.ledger.failed:
@@ -75,8 +75,15 @@ def _buildable(bench: Bench, box: Box, case: Case) -> bool:
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def initial_values(bench: Bench, before: Box, after: Box, symbol: str, cases: Sequence[Case]) -> None:
-    """The same seed gives bit-equal state dicts in the same order, and leaves the random stream where it was left."""
+def initial_values(
+    bench: Bench, before: Box, after: Box, symbol: str, cases: Sequence[Case],
+    dropped: Sequence[tuple[str, str]] = (),
+) -> None:  # fmt: skip
+    """The same seed gives bit-equal state dicts in the same order, and leaves the random stream where it was left.
+
+    Args:
+        dropped: (class, attribute) that may be gone, being without state.
+    """
     with bench.ledger.tally("initial values", symbol) as tally:
         for case in cases:
             try:
@@ -89,12 +96,12 @@ def initial_values(bench: Bench, before: Box, after: Box, symbol: str, cases: Se
             except BoxError as error:
                 tally.fail(f"it can no longer be constructed: {error}")
                 continue
-            problem = _initial_problem(old, new)
+            problem = _initial_problem(old, new, dropped)
             tally.fail(problem) if problem else tally.ok()
         tally.words = f"same seed, bit-equal state dict ({_plural(tally.count, 'way')} to build it)"
 
 
-def _initial_problem(old: Model, new: Model) -> str | None:
+def _initial_problem(old: Model, new: Model, dropped: Sequence[tuple[str, str]]) -> str | None:
     if list(old.state) != list(new.state):
         gone, added = set(old.state) - set(new.state), set(new.state) - set(old.state)
         if gone or added:
@@ -112,15 +119,21 @@ def _initial_problem(old: Model, new: Model) -> str | None:
         return "other weights are tied"
     if not torch.equal(old.stream, new.stream):
         return "its constructor draws another number of random values"
-    return _attribute_problem(old, new)
+    return _attribute_problem(old, new, dropped)
 
 
-def _attribute_problem(old: Model, new: Model) -> str | None:
+def _attribute_problem(old: Model, new: Model, dropped: Sequence[tuple[str, str]]) -> str | None:
     """Public attributes are part of a class's interface, and so are their types."""
+    gone = {
+        f"{path}.{attribute}".lstrip(".")
+        for path, module in old.modules.items()
+        for name, attribute in dropped
+        if name in module["classes"]
+    }
     for path, attributes in old.attributes.items():
         for name, kind in attributes.items():
             found = new.attributes.get(path, {}).get(name)
-            if found != kind:
+            if found != kind and not gone & {path, f"{path}.{name}".lstrip(".")}:
                 where = f"{path}.{name}" if path else name
                 return f"its attribute {where} is gone" if found is None else f"its attribute {where} became a {found}"
     return None

@@ -72,7 +72,11 @@ class Store:
 
 @dataclass(eq=False)
 class Flow:
-    """Dataflow of one function: every value in order, what it returns, what it stores."""
+    """Dataflow of one function: every value in order, what it returns, what it stores.
+
+    Where one call of it is meant, `dropouts` are the parameters that an nn.Dropout is handed in for, and `unwanted`
+    says that of several results the caller looks at the first alone.
+    """
 
     function: FunctionNode
     owner: ClassInfo | None
@@ -88,6 +92,8 @@ class Flow:
     bounds: dict[ast.expr, Value] = field(default_factory=dict)  # what the ends of slices stand for
     deleted: dict[ast.stmt, list[Value]] = field(default_factory=dict)  # what `del name` names
     returned_early: bool = False
+    dropouts: frozenset[str] = frozenset()
+    unwanted: bool = False
 
     def of(self, op: str) -> list[Value]:
         return [value for value in self.values if value.op == op]

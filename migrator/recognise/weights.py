@@ -111,8 +111,9 @@ def check(flow: Flow, way: Weights) -> None:
     """Nobody but the weighted sum may see the weights: the fast path never has them."""
     if way.dropout is not None and way.dropout.op == "call_local" and not _is_given_dropout(flow, way.dropout.args[0]):
         raise Stop("dropout", "the weights pass through a function that was handed in", way.dropout.node)
-    known = {*way.links, way.output}
-    escaping = {value for value, _ in flow.returns} | {store.value for store in flow.stores}
+    results = [value for value, _ in flow.returns]
+    known = {*way.links, way.output, *(value for value in results if flow.unwanted and value.op == "tuple")}
+    escaping = {*results, *(store.value for store in flow.stores)}
     for link in way.links:
         if link in escaping or any(user not in known for user in link.users):
             raise Stop("weights-used", "the attention weights are used again after the weighted sum")
@@ -124,6 +125,8 @@ def check(flow: Flow, way: Weights) -> None:
 
 def _is_given_dropout(flow: Flow, called: Value) -> bool:
     """Whether a parameter of a free function is `nn.Dropout` or None in all calls that the file makes."""
+    if called.op == "param" and called.data in flow.dropouts:
+        return True
     given = given_in_calls(flow, called)
     kinds = {_kind_of(argument, owner) for argument, owner in given or ()}
     return "torch.nn.Dropout" in kinds and kinds <= {"torch.nn.Dropout", "None"}
