@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from migrator.recognise.attention import attention_classes
+from migrator.recognise.attention import attending_classes
 from migrator.recognise.composition import components
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
@@ -73,7 +73,7 @@ class Block:
 def blocks(index: FileIndex) -> dict[str, Block]:
     """Every block of the file, by class name."""
     if "blocks" not in index.memo:
-        attending = set(attention_classes(index))
+        attending = attending_classes(index)
         found = {name: _block(index, info, attending) for name, info in index.modules.items() if name not in attending}
         index.memo["blocks"] = {name: block for name, block in found.items() if block is not None}
     result: dict[str, Block] = index.memo["blocks"]
@@ -159,7 +159,7 @@ def _is_gated_module(info: ClassInfo, step: Value) -> bool:
 
 def flagged(index: FileIndex) -> list[ClassInfo]:
     """Classes that would be blocks, but in which a condition decides where the norms sit."""
-    attending = set(attention_classes(index))
+    attending = attending_classes(index)
     others = (info for name, info in index.modules.items() if name not in attending and name not in blocks(index))
     return [info for info in others if _is_flagged(index, info, _attentions_of(index, info, attending))]
 

@@ -59,11 +59,12 @@ def _inside(index: FileIndex, info: ClassInfo, attribute: str, depth: int) -> st
     if name == "torch.nn.MultiheadAttention":
         return "out_proj.weight"
     if name == "torch.nn.Sequential":
-        return _last_of_sequential(index, value)
+        return last_of_sequential(index, value)
     return None
 
 
-def _last_of_sequential(index: FileIndex, value: ast.Call) -> str | None:
+def last_of_sequential(index: FileIndex, value: ast.Call) -> str | None:
+    """The path of the weight that a Sequential ends with, but for dropout behind it."""
     for position in range(len(value.args) - 1, -1, -1):
         item = value.args[position]
         name = index.resolve(item.func) if isinstance(item, ast.Call) else None
