@@ -180,7 +180,11 @@ def _sum(total: Seen, outer: Seen | None, attending: set[str]) -> Sum | None:
 
 
 def _way(branch: Seen, residual: Seen, attending: set[str]) -> list[Seen] | None:
-    """The shortest way from a branch back to the residual that it starts from."""
+    """The shortest way from a branch back to the residual that it starts from, through what can be read if possible."""
+    return _search(branch, residual, set()) or _search(branch, residual, attending)
+
+
+def _search(branch: Seen, residual: Seen, attending: set[str]) -> list[Seen] | None:
     before: dict[Seen, Seen | None] = {branch: None}
     todo = deque([branch])
     while todo:
@@ -195,7 +199,7 @@ def _way(branch: Seen, residual: Seen, attending: set[str]) -> list[Seen] | None
 
 
 def _sources(seen: Seen, attending: set[str]) -> Iterator[Seen]:
-    """What a value comes from; inside of an attention, which may be hard to read, that is also all that it is given."""
+    """What a value comes from; inside of an attention, which may be hard to read, that may be all that it is given."""
     yield from seen.operands()
     owner, function = seen.frame.owner, seen.frame.flow.function
     if owner is not None and owner.name in attending and function.name != "<lambda>":
