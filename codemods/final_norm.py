@@ -25,7 +25,7 @@ from migrator.codemod import (
 from migrator.recognise.blocks import Block, norms
 from migrator.recognise.index import FileIndex
 from migrator.recognise.layer_parts import keeps_more, layer_norm_source
-from migrator.recognise.layers import own_norm
+from migrator.recognise.layers import own_norm, unread_pairs
 from migrator.recognise.runs import RUN_REFUSALS
 from migrator.recognise.stacks import Stack, layer_stacks, norm_of_their_own, stacks
 from migrator.recognise.syntax import bind, stored_names
@@ -72,6 +72,11 @@ class FinalNorm(Codemod):
                 yield Refusal(place, "norm-unknown", seen, "use nn.LayerNorm or nn.RMSNorm, or add the norm by hand")
             else:
                 yield _finding(stack, place, alone[stack.owner.name] == 1)
+
+        for pairs in unread_pairs(index):
+            place = Place.of(pairs.owner.name, pairs.statement, pairs.owner.definition)
+            seen = f"it cannot be told what the members of `{pairs.attribute}` compute"
+            yield Refusal(place, "run-unknown", seen, "build them where they are listed, and add each to the residual")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part

@@ -43,6 +43,9 @@ def _finding(index: FileIndex, place: Gateless) -> Finding:
         seen = "its products have no bias, and `SwiGLU` gives all three of its own one or none"
         remedy = "give both products a bias (zeros change nothing), or use --feed-forward neutral"
         return Refusal(place.place, "no-bias", seen, remedy)
+    if place.activation_name not in _STARTS:
+        seen = f"no start is known for {place.activation_name}"
+        return Refusal(place.place, "not-plain", seen, "use --feed-forward neutral")
     made = gated(index, place, narrow=False)
     sharpness, bound = _STARTS[place.activation_name]
     part = SwiGLUPart(owner, made.gate, made.up, made.down, place.activation_name, sharpness, bound)

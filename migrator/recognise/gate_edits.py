@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import AnyEdit, Insert, Remove, Replace
-from migrator.recognise.blocks import FeedForward
+from migrator.recognise.feed_forwards import FeedForward
 from migrator.recognise.gating import Gateless, has_bias, is_call_of
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.spelling import call, free_name, runtime_name

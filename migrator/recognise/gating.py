@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import Modern, Place, Refusal, Swap
-from migrator.recognise.blocks import (
-    FeedForward,
-    blocks,
-    feed_forwards,
-    has_modern_feed_forward,
-    linears,
-    strange_feed_forward,
-)
+from migrator.recognise.blocks import blocks, linears
 from migrator.recognise.borrowers import assigned_nodes, borrower
 from migrator.recognise.composition import users_of
 from migrator.recognise.constants import init_values
+from migrator.recognise.feed_forwards import (
+    FeedForward,
+    feed_forwards,
+    has_modern_feed_forward,
+    of_sum,
+    strange_feed_forward,
+)
 from migrator.recognise.index import FileIndex
+from migrator.recognise.layers import Layer, Sum, is_gated, layers
 from migrator.recognise.pairs import partners
 
 REFUSALS = {
@@ -32,6 +33,7 @@ REFUSALS = {
 
 _SIMPLE = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr
 
+_PLAIN = "keep it, or bring it to fc2(relu(fc1(x)))"
 _WEIGHTS = ("parameters", "named_parameters", "apply")
 
 
@@ -51,10 +53,10 @@ class Gateless:
 
     @property
     def activation_name(self) -> str:
-        """ReLU, GELU or tanh GELU."""
-        if self.found.name != "gelu":
-            return "ReLU"
-        return "tanh GELU" if self.approximate else "GELU"
+        """ReLU, GELU, tanh GELU or quick GELU."""
+        if self.found.name == "gelu":
+            return "tanh GELU" if self.approximate else "GELU"
+        return self.found.name.replace("relu", "ReLU").replace("gelu", "GELU")
 
     @property
     def approximate(self) -> bool:
@@ -113,7 +115,30 @@ def gateless(index: FileIndex) -> Iterator[Gateless | Modern | Refusal]:
             yield Modern(place, "gated feed-forward already")
         elif strange := strange_feed_forward(index, block):
             seen = f"`self.{strange}` is not two linear products with ReLU or GELU between them"
-            yield Refusal(place, "not-plain", seen, "keep it, or bring it to fc2(relu(fc1(x)))")
+            yield Refusal(place, "not-plain", seen, _PLAIN)
+    for layer in layers(index):
+        yield from _of_layer(index, layer)
+
+
+def _of_layer(index: FileIndex, layer: Layer) -> Iterator[Modern | Refusal]:
+    """What is said of a layer's feed-forward that is no plain one."""
+    node = layer.pairs.statement if layer.pairs is not None else layer.info.node
+    place = Place.of(layer.name, node, layer.info.definition)
+    for one in layer.sums:
+        if one.kind != "feed_forward" or of_sum(index, one) is not None:
+            continue
+        if is_gated(one):
+            yield Modern(place, "gated feed-forward already")
+        else:
+            seen = f"{_whereabouts(layer, one)} is not two linear products with ReLU or GELU between them"
+            yield Refusal(place, "not-plain", seen, _PLAIN)
+
+
+def _whereabouts(layer: Layer, one: Sum) -> str:
+    """The classes in which the feed-forward of a sum stands."""
+    owners = [step.frame.owner for step in reversed(one.steps)]
+    names = dict.fromkeys(owner.name for owner in owners if owner is not None and owner is not layer.info)
+    return f"the branch through {', '.join(names)}" if names else "the branch"
 
 
 def has_bias(linear: ast.Call) -> bool:
@@ -129,15 +154,15 @@ def _node(found: FeedForward) -> ast.AST:
 def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     """What else uses the feed-forward, or its parts."""
     info = found.owner
-    known = blocks(index)
+    run = {id(frame.made) for layer in layers(index) for frame in layer.frames if frame.made is not None}
     paired = [partner for partner in partners(index) if partner.name == info.name]
-    if info.name not in known:
+    if info.name not in blocks(index):
         beside = {id(partner.call) for partner in paired}
         held = [component for component in users_of(index, info.name) if id(component.call) not in beside]
-        others = [component for component in held if component.owner.name not in known]
+        others = [c for c in held if c.owner.name not in blocks(index) and id(c.call) not in run]
         if others:
             return f"{others[0].owner.name}.{others[0].attribute}, which is in no block, is a {info.name} too"
-        inside = beside | {id(component.call) for component in held}
+        inside = beside | run | {id(component.call) for component in held}
         if any(id(site.call) not in inside for site in index.calls.get(info.name, [])):
             return f"{info.name} is also built outside of the blocks"
     attributes = {found.first, found.last} if found.kind == "inline" else {found.attribute}

@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from migrator.recognise.activations import bends
 from migrator.recognise.attention import attending_classes
 from migrator.recognise.blocks import NORMS, blocks, flagged
+from migrator.recognise.composition import mentioned
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.inlining import Frame, Seen, callee, is_norm, settle, top_frame
@@ -46,6 +48,7 @@ class Layer:
     sums: list[Sum]
     pairs: Pairs | None = None
     result: Value | None = None  # of the loop over pairs
+    whole: bool = True  # all that one step of the loop does
     frames: set[Frame] = field(default_factory=set)
 
     @property
@@ -79,6 +82,24 @@ def layers(index: FileIndex) -> list[Layer]:
     return found
 
 
+def unread_pairs(index: FileIndex) -> Iterator[Pairs]:
+    """Pairs of which it cannot be told what they compute, and in which some member attends, or may."""
+    known = {id(layer.pairs) for layer in layers(index)}
+    attending = attending_classes(index)
+    for info in index.modules.values():
+        reached = {one.name for one in mentioned(index, info.name)} & attending
+        for pairs in pairs_of(info) if reached else ():
+            if id(pairs) not in known and any(_may_attend(index, member, attending) for member in pairs.members):
+                yield pairs
+
+
+def _may_attend(index: FileIndex, member: ast.expr, attending: set[str]) -> bool:
+    names = {node.id for node in ast.walk(member) if isinstance(node, ast.Name)} & index.classes.keys()
+    return isinstance(member, ast.Name) or any(
+        one.name in attending for name in names for one in mentioned(index, name)
+    )
+
+
 def own_norm(layer: Layer) -> str:
     """The class of a norm that decides the placement, if it is not torch's."""
     for one in layer.sums:
@@ -92,6 +113,19 @@ def made_by(seen: Seen) -> ast.Call | None:
     """The call that builds the module which a value's call runs."""
     runs = callee(seen)
     return runs.made if runs is not None else None
+
+
+def is_gated(one: Sum) -> bool:
+    """Whether two values that both come from the residual are multiplied on the way, or SwiGLU is."""
+    for step in one.steps:
+        made = made_by(step)
+        if step.value.op == "runtime.swiglu" or (made is not None and "GLU(" in ast.unparse(made)):
+            return True
+        gate = step.value.op == "mul" and not bends(step.value)
+        sides = [settle(Seen(arg, step.frame)) for arg in step.value.args] if gate else []
+        if len(sides) == 2 and all(side == one.residual or _search(side, one.residual, set()) for side in sides):
+            return True
+    return False
 
 
 def _layers(index: FileIndex) -> list[Layer]:
@@ -116,16 +150,24 @@ def _of_class(info: ClassInfo, attending: set[str]) -> Layer | None:
 
 
 def _of_pairs(info: ClassInfo, attending: set[str]) -> Iterator[Layer]:
-    flow = method_flow(info)
-    for pairs in pairs_of(info) if flow is not None else ():
-        for value in flow.of("looped") if flow is not None else ():
-            source = value.args[3]
-            if flow is not None and source.op == "attr" and source.data == pairs.attribute:
-                top = top_frame(info, flow, pairs)
-                layer = _layer(info, Seen(value.args[2], top), top, attending)
-                if layer is not None and layer.sums[0].residual == settle(Seen(value.args[1], top)):
-                    layer.pairs, layer.result = pairs, value
-                    yield layer
+    for pairs in pairs_of(info):
+        found = list(_loops_over(pairs, attending))
+        whole = [layer for layer in found if layer.whole]
+        yield from whole or found[:1]
+
+
+def _loops_over(pairs: Pairs, attending: set[str]) -> Iterator[Layer]:
+    """What each name that a loop over the pairs hands on holds at its end."""
+    flow = method_flow(pairs.owner)
+    for value in flow.of("looped") if flow is not None else ():
+        source = value.args[3]
+        if flow is not None and source.op == "attr" and source.data == pairs.attribute:
+            top = top_frame(pairs.owner, flow, pairs)
+            layer = _layer(pairs.owner, Seen(value.args[2], top), top, attending)
+            if layer is not None:
+                layer.pairs, layer.result = pairs, value
+                layer.whole = layer.sums[0].residual == settle(Seen(value.args[1], top))
+                yield layer
 
 
 def _layer(info: ClassInfo, end: Seen, top: Frame, attending: set[str]) -> Layer | None:

@@ -107,6 +107,9 @@ def _pair_stack(index: FileIndex, layer: Layer, pairs: Pairs) -> Stack:
     built = Assignment(pairs.attribute, made, pairs.statement)
     component = Component(info, pairs.attribute, layer.name, call, "list", built, "", made)
     obstacle = run_obstacle(component, block.flow.function, result.statement, 1) or _grown(pairs)
+    if not layer.whole:
+        seen = f"only a part of what a step over `{pairs.attribute}` does can be told"
+        obstacle = "run-unknown", seen, "build each member of the pairs in one way, without a condition"
     normed = _normed(index, info, block.flow, result)
     if obstacle is None and not normed and _given_out(block.flow, result):
         obstacle = _built_in_passing(index, info)
