@@ -68,9 +68,11 @@ def norms(info: ClassInfo) -> dict[str, ast.Call]:
 
 
 def linears(info: ClassInfo) -> dict[str, ast.Call]:
+    """Attributes of a class, and items of its ModuleDicts ("mlp.fc"), that are linear products."""
+    names = [*info.attributes, *(f"{name}.{key}" for name in info.attributes for key in info.items_of(name))]
     return {
         name: value
-        for name in info.attributes
+        for name in names
         if isinstance(value := info.attribute(name), ast.Call) and info.index.resolve(value.func) == "torch.nn.Linear"
     }
 

@@ -10,6 +10,7 @@ from migrator.recognise.activations import activation_of, bends
 from migrator.recognise.blocks import NORMS, Block, Sublayer, blocks, linears, norms, steps_between
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.lambdas import lambda_flow
 from migrator.recognise.layers import Sum, layers, made_by
 from migrator.recognise.pairs import partners
 from migrator.recognise.values import Flow, Value
@@ -21,8 +22,8 @@ _LETTERS = {"torch.nn.Linear": "L", "torch.nn.ReLU": "A", "torch.nn.GELU": "A", 
 class FeedForward:
     """down(activation(up(x))) of two nn.Linear attributes, in a method of `owner`.
 
-    kind: "inline" (in forward), "sequential" (one nn.Sequential attribute, `attribute`). `call` computes the first
-    product and `activation` is applied to it.
+    kind: "inline" (in forward, or in the lambda that the attribute `kept_in` holds), "sequential" (one nn.Sequential
+    attribute, `attribute`). `call` computes the first product and `activation` is applied to it.
     """
 
     owner: ClassInfo
@@ -34,6 +35,7 @@ class FeedForward:
     activation: Value | None
     name: str  # of the activation
     attribute: str = ""
+    kept_in: str = ""
 
 
 def feed_forwards(index: FileIndex) -> list[FeedForward]:
@@ -109,6 +111,10 @@ def _is_gate(value: Value, source: Value) -> bool:
 def _is_gated_module(info: ClassInfo, step: Value) -> bool:
     if step.op != "module":
         return False
+    kept = lambda_flow(info, step.data)
+    if kept is not None:
+        start = kept.of("param")
+        return any(_is_gate(value, start[0]) for value in kept.values if start)
     value = info.attribute(step.data)
     text = info.definition.source(value) if value is not None else ""
     if "GLU(" in text:
@@ -131,6 +137,9 @@ def _feed_forward(index: FileIndex, block: Block, sublayer: Sublayer) -> FeedFor
         return found
     if sublayer.kind != "feed_forward":
         return None
+    inside = lambda_flow(block.info, sublayer.module)
+    if inside is not None:
+        return _of_lambda(block.info, inside, sublayer.module)
     value = block.info.attribute(sublayer.module)
     if isinstance(value, ast.Call) and index.resolve(value.func) == "torch.nn.Sequential":
         name = _sequential_activation(index, value)
@@ -142,6 +151,15 @@ def _feed_forward(index: FileIndex, block: Block, sublayer: Sublayer) -> FeedFor
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in index.modules:
         return _own_class(index, index.modules[value.func.id])
     return None
+
+
+def _of_lambda(info: ClassInfo, flow: Flow, attribute: str) -> FeedForward | None:
+    value, entry = flow.returns[0][0], next((v for v in flow.values if v.op == "param"), None)
+    steps = steps_between(value, entry) if entry is not None else None
+    found = _two_products(info, flow, steps) if steps is not None else None
+    if found is not None:
+        found.kept_in = attribute
+    return found
 
 
 def _own_class(index: FileIndex, info: ClassInfo) -> FeedForward | None:

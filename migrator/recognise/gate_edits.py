@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.codemod import AnyEdit, Insert, Remove, Replace
+from migrator.codemod import AnyEdit, Argument, Insert, Remove, Replace
 from migrator.recognise.feed_forwards import FeedForward
 from migrator.recognise.gating import Gateless, has_bias, is_call_of
 from migrator.recognise.index import Definition, FileIndex
@@ -44,8 +44,7 @@ def _inline(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
 def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Iterator[AnyEdit]:
     found, first, last = place.found, place.first, place.last
     definition = found.owner.definition
-    statement = found.owner.attributes[found.first][0].statement
-    other = found.owner.attributes[found.last][0].statement
+    statement, other = (_built(found, name) for name in (found.first, found.last))
     hidden = definition.source(first.args[1])
     bias = "".join(f", {k.arg}={definition.source(k.value)}" for k in first.keywords) if narrow else ""
     if narrow:
@@ -60,7 +59,17 @@ def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Ite
         yield imported
         hidden = name
     made = f"{definition.source(first.func)}({definition.source(first.args[0])}, {hidden}{bias})"
-    yield Insert(definition, statement, f"self.{up} = {made}")
+    items = found.owner.attribute(found.first.partition(".")[0]) if "." in found.first else None
+    if isinstance(items, ast.Call):
+        assert isinstance(items.args[0], ast.Call)
+        yield Argument(definition, items.args[0], f"{up.rpartition('.')[2]}={made}")
+    else:
+        yield Insert(definition, statement, f"self.{up} = {made}")
+
+
+def _built(found: FeedForward, name: str) -> ast.stmt:
+    """The statement that builds a product, alone or as an item of a ModuleDict."""
+    return found.owner.attributes[name.partition(".")[0]][0].statement
 
 
 def _initial_values(index: FileIndex, found: FeedForward, up: str) -> Iterator[AnyEdit]:
@@ -91,7 +100,9 @@ def _forward_edits(index: FileIndex, found: FeedForward, up: str) -> Iterator[An
         name = free_name(index, definition, "normed", "ffn_input")
         yield Insert(definition, call.statement, f"{name} = {argument}", "before")
         argument = name
-    gated = f"{spelling}(self.{found.first}({argument}), self.{up}({argument}))"
+    called = definition.source(call.node.func)  # `self.fc1`, or `m.fc1` in a lambda
+    beside = f"{called.rpartition('.')[0]}.{up.rpartition('.')[2]}"
+    gated = f"{spelling}({called}({argument}), {beside}({argument}))"
     nested = any(node is call.node for node in ast.walk(activation.node))
     if nested:
         yield Replace(definition, activation.node, gated)
@@ -119,10 +130,11 @@ def _drop_activation(found: FeedForward) -> Iterator[AnyEdit]:
 
 def _up_name(found: FeedForward) -> str:
     """`ffn_up` beside `ffn_fc1`, `up` beside `linear1`."""
-    prefix = re.match(r"(.*_)?[A-Za-z]*_?\d*$", found.first)
+    holder, dot, product = found.first.rpartition(".")
+    prefix = re.match(r"(.*_)?[A-Za-z]*_?\d*$", product)
     stem = (prefix.group(1) or "") if prefix else ""
-    taken = {*found.owner.attributes, *found.owner.methods}
-    return next(name for name in (f"{stem}up", f"{stem}up_proj", "swiglu_up") if name not in taken)
+    taken = {*found.owner.items_of(holder)} if dot else {*found.owner.attributes, *found.owner.methods}
+    return holder + dot + next(name for name in (f"{stem}up", f"{stem}up_proj", "swiglu_up") if name not in taken)
 
 
 # --- nn.Sequential ------------------------------------------------------------------------------------------------

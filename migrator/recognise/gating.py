@@ -19,6 +19,7 @@ from migrator.recognise.feed_forwards import (
     strange_feed_forward,
 )
 from migrator.recognise.index import FileIndex
+from migrator.recognise.lambdas import aliases, kept_lambda
 from migrator.recognise.layers import Layer, Sum, is_gated, layers
 from migrator.recognise.pairs import partners
 
@@ -170,12 +171,28 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     if len({value.data for value in calls}) != len(calls):
         return "one of its products is called twice"
     own = {id(value.node.func) for value in calls if isinstance(value.node, ast.Call)}
+    own |= _nodes_of_items(found)
+    # Items of a ModuleDict are read by their own names, and with it.
+    attributes = {part for attribute in attributes for part in attribute.split(".")}
     line = borrower(index, info, attributes, own | set(assigned_nodes(info, attributes)))
     if line:
         return f"{line} uses a part of it"
     held_in = attributes | {component.attribute for component in users_of(index, info.name)}
     held_in |= {partner.attribute for partner in paired}
     return _singled_out(index, attributes if found.kind == "inline" else set(), held_in)
+
+
+def _nodes_of_items(found: FeedForward) -> set[int]:
+    """How classes read items of ModuleDicts, and parts in lambdas, of their own."""
+    nodes: list[ast.AST] = []
+    for info in found.owner.index.modules.values() if found.kept_in or "." in found.first else ():
+        kept = [made for name in info.attributes if (made := kept_lambda(info, name)) is not None]
+        for made in [*kept, *(aliases(info).values() if kept else ())]:
+            nodes += ast.walk(made)
+        items = {f"self.{name}.{key}" for name in info.attributes for key in info.items_of(name)}
+        read = [n for n in ast.walk(info.node) if isinstance(n, ast.Attribute) and ast.unparse(n) in items]
+        nodes += [node for one in read for node in ast.walk(one)]
+    return {id(node) for node in nodes}
 
 
 def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
@@ -203,6 +220,9 @@ def _inline(found: FeedForward, place: Place) -> Gateless | Refusal:
         seen = f"hidden width is `{ast.unparse(first.args[1])}` here and `{ast.unparse(last.args[0])}` there"
         return Refusal(place, "hidden-width", seen, "use one expression for both")
     assert found.call is not None and found.activation is not None
+    if (found.kept_in or "." in found.first + found.last) and not _can_be_edited(found):
+        seen = f"`{found.first}` takes more than a name, or is no keyword of one `nn.ModuleDict(dict(...))`"
+        return Refusal(place, "layout", seen, "write the feed-forward in forward")
     if not _side_by_side(found) or not isinstance(found.call.statement, _SIMPLE):
         seen = f"`{found.first}` and `{found.last}` are not built or not used in plain statements side by side"
         return Refusal(place, "layout", seen, "assign both in one block of `__init__`")
@@ -217,9 +237,19 @@ def _unknown_widths(place: Place, first: ast.Call) -> Refusal:
     return Refusal(place, "linear-arguments", f"`{ast.unparse(first)}` does not name both widths", remedy)
 
 
+def _can_be_edited(found: FeedForward) -> bool:
+    """Whether a lambda calls its first product on a name, and items of an nn.ModuleDict are keywords of one `dict`."""
+    given = found.call.node.args if found.call is not None and isinstance(found.call.node, ast.Call) else []
+    holders = {name.rpartition(".")[0] for name in (found.first, found.last)}
+    value = found.owner.attribute(max(holders)) if holders != {""} else None
+    inner = value.args[0] if isinstance(value, ast.Call) and value.args else None
+    fits = holders == {""} or (len(holders) == 1 and isinstance(inner, ast.Call))
+    return fits and len(given) == 1 and isinstance(given[0], ast.Name)
+
+
 def _side_by_side(found: FeedForward) -> bool:
     """Whether one list of statements of `__init__` builds both products."""
-    both = [found.owner.attributes[name][0].statement for name in (found.first, found.last)]
+    both = [found.owner.attributes[name.partition(".")[0]][0].statement for name in (found.first, found.last)]
     bodies = [
         body
         for node in ast.walk(found.owner.methods["__init__"])

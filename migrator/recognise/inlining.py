@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.lambdas import as_method
 from migrator.recognise.operations import TRANSPARENT
 from migrator.recognise.pairs import Pairs
-from migrator.recognise.syntax import FunctionNode, bind, once_assigned, parameters, stored_names
+from migrator.recognise.syntax import bind, once_assigned, parameters, stored_names
 from migrator.recognise.values import Flow, Value, walked
 
 _DEEP = 12  # calls inside of calls
@@ -286,26 +287,13 @@ def _enter_lambda(call: _Call, made: Seen, outer: Frame) -> Seen | None:
     """The body of a lambda; names that are not its own mean what they mean where it stands."""
     node, home = made.value.node, made.frame
     assert isinstance(node, ast.Lambda)
-    flow = flow_of(home.index, home.flow.definition, _as_method(node, home.flow.self_name), home.owner)
+    flow = flow_of(home.index, home.flow.definition, as_method(node, home.flow.self_name), home.owner)
     frame = Frame(flow, home.path, outer=outer, handed=home.handed, built=home.built)
     names = home.flow.before.get(made.value.statement, {}) if made.value.statement is not None else {}
     frame.given.update({name: Seen(value, home) for name, value in names.items()})
     for arg in node.args.args:
         frame.given.pop(arg.arg, None)
     return Seen(flow.returns[0][0], frame) if _hand_over(call, frame, outer) else None
-
-
-def _as_method(node: ast.Lambda, self_name: str) -> FunctionNode:
-    """A lambda as a method of one statement; the same node for the same lambda."""
-    known: FunctionNode | None = getattr(node, "_as_method", None)
-    if known is None:
-        spec = node.args
-        args = ast.arguments(spec.posonlyargs, [ast.arg(self_name), *spec.args], spec.vararg, spec.kwonlyargs,
-                             spec.kw_defaults, spec.kwarg, spec.defaults)  # fmt: skip
-        result = ast.copy_location(ast.Return(node.body), node.body)
-        known = ast.copy_location(ast.FunctionDef("<lambda>", args, [result], []), node)
-        node._as_method = known  # type: ignore[attr-defined]
-    return known
 
 
 def _joined(path: str, attribute: str) -> str:
