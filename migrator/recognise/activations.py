@@ -9,6 +9,7 @@ from collections.abc import Callable
 from migrator.recognise.arithmetic import FUNCTIONS
 from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.syntax import once_assigned
 from migrator.recognise.values import Flow, Value, strip
 
 _POINTS = (-5.0, -2.5, -1.1, -0.6, -0.2, 0.0, 0.1, 0.7, 1.3, 3.0, 6.0)
@@ -52,7 +53,10 @@ _NAMED = {"torch.nn.functional.relu": "relu", "torch.relu": "relu", "torch.nn.fu
 
 
 def activation_of(index: FileIndex, info: ClassInfo, value: Value) -> str:
-    """relu, gelu, tanh gelu or quick gelu, if that is the operation of a value, else ""."""
+    """relu, gelu, tanh gelu or quick gelu, if that is the operation of a value, else "".
+
+    "configured" is one that the configuration picks from a table of activations of the file.
+    """
     if value.op in ("relu", "gelu"):
         return value.op
     if value.op == "call" and len(value.args) == 1 and not value.keywords:
@@ -61,7 +65,8 @@ def activation_of(index: FileIndex, info: ClassInfo, value: Value) -> str:
         return _tried(method_flow(info, str(value.data)))
     if value.op == "module" and len(value.args) == 1 and not value.keywords:
         made = info.attribute(str(value.data))
-        return _of_expression(index, info, made) if made is not None else ""
+        known = _of_expression(index, info, made) if made is not None else ""
+        return known or ("configured" if _is_configured(index, info, str(value.data)) else "")
     return ""
 
 
@@ -88,6 +93,50 @@ def _of_expression(index: FileIndex, info: ClassInfo, made: ast.expr) -> str:
     if isinstance(made, ast.Attribute) and isinstance(made.value, ast.Name) and made.value.id == "self":
         return _tried(method_flow(info, made.attr))
     return _of_function(index, index.resolve(made) or "")
+
+
+def _is_configured(index: FileIndex, info: ClassInfo, attribute: str) -> bool:
+    """Whether `__init__` takes the attribute from a table of activations, or else from the configuration itself."""
+    values = [assignment.value for assignment in info.attributes.get(attribute, [])]
+    picked = [value for value in values if _is_picked(index, info, value)]
+    others = [value for value in values if value not in picked]
+    handed = all(isinstance(value, ast.Attribute) and _root(value) in info.init_parameters for value in others)
+    return bool(picked) and handed and attribute not in info.stores_outside_init
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_picked(index: FileIndex, info: ClassInfo, value: ast.expr) -> bool:
+    """`ACT2FN[config.act]`, or `self.pick(act)` where that method returns such a thing."""
+    table: ast.expr | None = None
+    if isinstance(value, ast.Subscript):
+        table = index.constants.get(ast.unparse(value.value))
+    elif isinstance(value, ast.Call) and ast.unparse(value.func).startswith("self."):
+        method = info.methods.get(ast.unparse(value.func).removeprefix("self."))
+        returned = [node.value for node in ast.walk(method) if isinstance(node, ast.Return)] if method else []
+        if method is not None and len(returned) == 1 and isinstance(returned[0], ast.Subscript):
+            table = once_assigned(method).get(ast.unparse(returned[0].value))
+    return isinstance(table, ast.Dict) and _are_activations(index, info, table)
+
+
+def _are_activations(index: FileIndex, info: ClassInfo, table: ast.Dict) -> bool:
+    """Whether a ReLU or GELU is among the values, and all of them are functions of torch or of one value."""
+    known = [_of_expression(index, info, value) for value in table.values]
+    functions = [(index.resolve(value) or "") for value in table.values]
+    own = {name for name in index.functions if len(_parameters(index, name)) == 1}
+    plain = all(
+        said or name in own or name.startswith(("torch.", "self.")) for said, name in zip(known, functions, strict=True)
+    )
+    return any(known) and plain
+
+
+def _parameters(index: FileIndex, name: str) -> list[str]:
+    tree = index.functions[name].tree
+    return [arg.arg for arg in tree.args.args] if isinstance(tree, ast.FunctionDef) else []
 
 
 def _of_function(index: FileIndex, name: str) -> str:

@@ -10,8 +10,9 @@ from migrator.recognise.activations import activation_of, bends
 from migrator.recognise.blocks import NORMS, Block, Sublayer, blocks, linears, norms, steps_between
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.inlining import Frame
 from migrator.recognise.lambdas import lambda_flow
-from migrator.recognise.layers import Sum, layers, made_by
+from migrator.recognise.layers import Sum, is_norm_call, layers, made_by
 from migrator.recognise.pairs import partners
 from migrator.recognise.values import Flow, Value
 
@@ -23,7 +24,8 @@ class FeedForward:
     """down(activation(up(x))) of two nn.Linear attributes, in a method of `owner`.
 
     kind: "inline" (in forward, or in the lambda that the attribute `kept_in` holds), "sequential" (one nn.Sequential
-    attribute, `attribute`). `call` computes the first product and `activation` is applied to it.
+    attribute, `attribute`), "split" (over two classes, see `halves`). `call` computes the first product and
+    `activation` is applied to it.
     """
 
     owner: ClassInfo
@@ -36,6 +38,27 @@ class FeedForward:
     name: str  # of the activation
     attribute: str = ""
     kept_in: str = ""
+    halves: Halves | None = None
+
+    @property
+    def home(self) -> str:
+        """The class below which the proof finds the products."""
+        return self.halves.layer.name if self.halves is not None else self.owner.name
+
+    @property
+    def definitions(self) -> tuple[str, ...]:
+        """The classes that a gate changes."""
+        return (self.owner.name, self.halves.last.name) if self.halves is not None else (self.owner.name,)
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """A feed-forward of `layer` whose second product stands in the class `last`, each run by a frame of its own."""
+
+    layer: ClassInfo
+    last: ClassInfo
+    frames: tuple[Frame, Frame]
+    value: Value  # the second product
 
 
 def feed_forwards(index: FileIndex) -> list[FeedForward]:
@@ -64,8 +87,32 @@ def _of_layers(index: FileIndex) -> Iterator[FeedForward]:
                 yield found
 
 
+def _split(index: FileIndex, one: Sum) -> FeedForward | None:
+    """Two products in two classes, as BERT writes them: dense and activation here, dense, dropout and sum there."""
+    core = [step for step in one.steps if step.value.op not in ("dropout", "contiguous", "identity")]
+    core = [step for step in core if not is_norm_call(step)]
+    if len(core) != 3:
+        return None
+    last, activation, first = core
+    owners = (first.frame.owner, last.frame.owner)
+    layer = one.total.frame.callers[-1].owner
+    if activation.frame is not first.frame or last.frame is first.frame or None in (*owners, layer):
+        return None
+    assert owners[0] is not None and owners[1] is not None and layer is not None
+    if first.value.data not in linears(owners[0]) or last.value.data not in linears(owners[1]):
+        return None
+    name = activation_of(index, owners[0], activation.value)
+    if not name or any(step.frame.pairs is not None for step in core):
+        return None
+    halves = Halves(layer, owners[1], (first.frame, last.frame), last.value)
+    return FeedForward(
+        owners[0], first.frame.flow, "split", first.value.data, last.value.data, first.value, activation.value, name,
+        halves=halves,
+    )  # fmt: skip
+
+
 def of_sum(index: FileIndex, one: Sum) -> FeedForward | None:
-    """The feed-forward of a residual sum, if it stands in one class."""
+    """The feed-forward of a residual sum, in one class or two."""
     for last in one.steps:
         made = made_by(last) if last.value.op == "module" else None
         name = index.resolve(made.func) if made is not None else None
@@ -76,10 +123,8 @@ def of_sum(index: FileIndex, one: Sum) -> FeedForward | None:
             kind = _sequential_activation(index, made)
             return FeedForward(owner, flow, "sequential", "", "", None, None, kind, last.value.data) if kind else None
         if name == "torch.nn.Linear":
-            inside = [
-                step.value for step in one.steps if step.frame is last.frame and step.value is not one.total.value
-            ]
-            return _two_products(owner, flow, inside)
+            inside = [step.value for step in one.steps if step.frame is last.frame]
+            return _two_products(owner, flow, inside) or _split(index, one)
     return None
 
 

@@ -28,6 +28,8 @@ class Gated:
 
 def gated(index: FileIndex, place: Gateless, *, narrow: bool) -> Gated:
     """The edits for one place; `narrow` takes the hidden width to that of as many parameters as before."""
+    if place.found.halves is not None:
+        return _split(index, place, narrow)
     return _inline(index, place, narrow) if place.found.kind == "inline" else _sequential(index, place, narrow)
 
 
@@ -41,10 +43,21 @@ def _inline(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
     return Gated(found.first, up, found.last, (), (*edits, *_forward_edits(index, found, up)))
 
 
+def _split(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
+    """Two products in two classes; each finds the new width for itself."""
+    found, halves, up = place.found, place.found.halves, _up_name(place.found)
+    assert halves is not None
+    edits = [*_init_edits(index, place, up, narrow), *_initial_values(index, found, up)]
+    paths = [frame.path for frame in halves.frames]
+    edits += _forward_edits(index, found, up)
+    return Gated(f"{paths[0]}.{found.first}", f"{paths[0]}.{up}", f"{paths[1]}.{found.last}", (), tuple(edits))
+
+
 def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Iterator[AnyEdit]:
     found, first, last = place.found, place.first, place.last
     definition = found.owner.definition
-    statement, other = (_built(found, name) for name in (found.first, found.last))
+    statement = _built(found, found.first)
+    other = _built(found, found.last) if found.halves is None else statement
     hidden = definition.source(first.args[1])
     bias = "".join(f", {k.arg}={definition.source(k.value)}" for k in first.keywords) if narrow else ""
     if narrow:
@@ -55,7 +68,11 @@ def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Ite
         earlier = min(statement, other, key=lambda one: one.lineno)
         yield Insert(definition, earlier, f"{name} = {width}({hidden})", "before")
         yield Replace(definition, first.args[1], name)
-        yield Replace(definition, last.args[0], name)
+        if found.halves is None:
+            yield Replace(definition, last.args[0], name)
+        else:
+            apart = found.halves.last.definition
+            yield Replace(apart, last.args[0], f"{width}({apart.source(last.args[0])})")
         yield imported
         hidden = name
     made = f"{definition.source(first.func)}({definition.source(first.args[0])}, {hidden}{bias})"

@@ -18,6 +18,7 @@ from migrator.recognise.feed_forwards import (
     of_sum,
     strange_feed_forward,
 )
+from migrator.recognise.halves import apart, halves_elsewhere
 from migrator.recognise.index import FileIndex
 from migrator.recognise.lambdas import aliases, kept_lambda
 from migrator.recognise.layers import Layer, Sum, is_gated, layers
@@ -105,11 +106,11 @@ def gateless(index: FileIndex) -> Iterator[Gateless | Modern | Refusal]:
     """Every feed-forward of a block: one that can be given a gate, one that has a gate already, or why it can't."""
     for found in feed_forwards(index):
         place = Place.of(found.owner.name, _node(found), found.owner.definition)
-        elsewhere = _used_elsewhere(index, found)
+        elsewhere = halves_elsewhere(index, found) if found.halves is not None else _used_elsewhere(index, found)
         if elsewhere:
             yield Refusal(place, "used-elsewhere", elsewhere, "give that other use a module of its own")
         else:
-            yield _inline(found, place) if found.kind == "inline" else _sequential(index, found, place)
+            yield _sequential(index, found, place) if found.kind == "sequential" else _products(found, place)
     for block in blocks(index).values():
         place = Place.of(block.info.name, block.info.node, block.info.definition)
         if has_modern_feed_forward(block):
@@ -211,9 +212,18 @@ def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
 # --- products written in forward --------------------------------------------------------------------------------
 
 
-def _inline(found: FeedForward, place: Place) -> Gateless | Refusal:
-    calls = linears(found.owner)
-    first, last = calls[found.first], calls[found.last]
+def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
+    if found.halves is None:
+        calls = linears(found.owner)
+        return _inline(found, place, calls[found.first], calls[found.last])
+    first, last = linears(found.owner)[found.first], linears(found.halves.last)[found.last]
+    if not (_plain(first) and _plain(last)):
+        return _unknown_widths(place, first)
+    reason = apart(found, first, last)
+    return Refusal(place, *reason) if reason is not None else Gateless(found, place, first, last)
+
+
+def _inline(found: FeedForward, place: Place, first: ast.Call, last: ast.Call) -> Gateless | Refusal:
     if not (_plain(first) and _plain(last)):
         return _unknown_widths(place, first)
     if ast.dump(first.args[1]) != ast.dump(last.args[0]):

@@ -300,6 +300,26 @@ def _joined(path: str, attribute: str) -> str:
     return f"{path}.{attribute}" if path else attribute
 
 
+def said(node: ast.expr, frame: Frame) -> str | None:
+    """An expression of some `__init__`, with what the outermost class handed down in place of parameters."""
+    if frame.outer is None:
+        return ast.unparse(node)
+    words = _Words(frame)
+    changed = words.visit(ast.parse(ast.unparse(node), mode="eval").body)
+    return None if words.unknown else ast.unparse(changed)
+
+
+class _Words(ast.NodeTransformer):
+    def __init__(self, frame: Frame) -> None:
+        self.frame, self.unknown = frame, False
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        handed = self.frame.built.get(node.id)
+        text = said(*handed) if handed is not None else None
+        self.unknown = self.unknown or text is None
+        return ast.parse(text, mode="eval").body if text is not None else node
+
+
 # --- norms ---------------------------------------------------------------------------------------------------------
 
 

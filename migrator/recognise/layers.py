@@ -193,7 +193,7 @@ def _unwind(seen: Seen, attending: set[str]) -> Iterator[Sum]:
     while seen not in known:
         known.add(seen)
         seen = _first(settle(seen))
-        outer = seen if _is_norm_call(seen) else None
+        outer = seen if is_norm_call(seen) else None
         total = _first(settle(Seen(seen.value.args[0], seen.frame))) if outer is not None else seen
         if total.value.op != "add" or len(total.value.args) != 2:
             return
@@ -260,7 +260,7 @@ def _back(last: Seen, before: dict[Seen, Seen | None]) -> list[Seen]:
 def _kind(steps: list[Seen], attending: set[str]) -> str:
     if any(_attends(step, attending) for step in steps):
         return "attention"
-    products = [step for step in steps if step.value.op == "module" and not _is_norm_call(step)]
+    products = [step for step in steps if step.value.op == "module" and not is_norm_call(step)]
     return "feed_forward" if products else "other"
 
 
@@ -273,7 +273,7 @@ def _attends(step: Seen, attending: set[str]) -> bool:
     return name in attending or name == "torch.nn.MultiheadAttention"
 
 
-def _is_norm_call(seen: Seen) -> bool:
+def is_norm_call(seen: Seen) -> bool:
     """A call of torch's norm, or of one of the file's own or of an unknown class that is called a norm."""
     made = made_by(seen) if seen.value.args else None
     if made is None:
@@ -284,14 +284,14 @@ def _is_norm_call(seen: Seen) -> bool:
 
 
 def _placement(residual: Seen, steps: list[Seen], outer: Seen | None) -> tuple[str, Seen | None]:
-    first = steps[-1] if _is_norm_call(steps[-1]) else None
+    first = steps[-1] if is_norm_call(steps[-1]) else None
     last = next((step for step in steps if step.value.op != "dropout"), None)
     if outer is not None:
         return ("post", outer) if first is None else ("sandwich", outer)
-    if last is not None and last is not first and _is_norm_call(last):
+    if last is not None and last is not first and is_norm_call(last):
         return "sandwich", last
     if first is not None:
         return "pre", first
-    if _is_norm_call(residual) and settle(Seen(residual.value.args[0], residual.frame)).value.op != "add":
+    if is_norm_call(residual) and settle(Seen(residual.value.args[0], residual.frame)).value.op != "add":
         return "residual", residual
     return "none", None
