@@ -20,13 +20,13 @@ def halves_elsewhere(index: FileIndex, found: FeedForward) -> str:
     assert halves is not None and found.call is not None
     for info, product, value in ((found.owner, found.first, found.call), (halves.last, found.last, halves.value)):
         if info.name in index.subclasses:
-            return f"{index.subclasses[info.name][0]} derives from {info.name}, which"
+            return f"{index.subclasses[info.name][0]} derives from {info.name}"
         strange = _strange_site(index, info)
         if strange:
             return strange
         calls = [v for v in (found.flow if info is found.owner else halves.frames[1].flow).values if v.op == "module"]
         if sum(call.data == product for call in calls) != 1:
-            return f"{info.name} calls `self.{product}` several times, which"
+            return f"{info.name} calls `self.{product}` several times"
         own = {id(value.node.func)} if isinstance(value.node, ast.Call) else set()
         line = borrower(index, info, {product}, own | set(assigned_nodes(info, {product})))
         if line:
@@ -42,7 +42,7 @@ def _strange_site(index: FileIndex, info: ClassInfo) -> str:
     others = {id(frame.made) for one, frame in frames if one.kind != "feed_forward" and frame.owner is info}
     for site in index.calls.get(info.name, []):
         if id(site.call) not in feeding or id(site.call) in others:
-            return f"line {site.definition.line(site.call)} builds {info.name} for something else, which"
+            return f"line {site.definition.line(site.call)} builds {info.name} for something else"
     return ""
 
 
