@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from migrator.codemod import AnyEdit, Claim, Codemod, Finding, Phase, Promise, Refusal, Site, SwiGLUPart
@@ -43,6 +44,9 @@ def _finding(index: FileIndex, place: Gateless) -> Finding:
         seen = "its products have no bias, and `SwiGLU` gives all three of its own one or none"
         remedy = "give both products a bias (zeros change nothing), or use --feed-forward neutral"
         return Refusal(place.place, "no-bias", seen, remedy)
+    if any(index.resolve(made.func) != "torch.nn.Linear" for made in (place.first, place.last)):
+        seen = f"no start is known for products that are a {ast.unparse(place.first.func)}"
+        return Refusal(place.place, "not-plain", seen, "use --feed-forward neutral")
     if place.activation_name not in _STARTS:
         seen = f"no start is known for an activation that is {place.activation_name}"
         return Refusal(place.place, "not-plain", seen, "use --feed-forward neutral")

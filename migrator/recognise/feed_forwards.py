@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.activations import activation_of, bends
-from migrator.recognise.blocks import NORMS, Block, Sublayer, blocks, linears, norms, steps_between
+from migrator.recognise.blocks import NORMS, Block, Sublayer, blocks, norms, steps_between
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.inlining import Frame
 from migrator.recognise.lambdas import lambda_flow
 from migrator.recognise.layers import Sum, is_norm_call, layers, made_by
+from migrator.recognise.matrices import products
 from migrator.recognise.pairs import partners
 from migrator.recognise.values import Flow, Value
 
@@ -99,7 +100,7 @@ def _split(index: FileIndex, one: Sum) -> FeedForward | None:
     if activation.frame is not first.frame or last.frame is first.frame or None in (*owners, layer):
         return None
     assert owners[0] is not None and owners[1] is not None and layer is not None
-    if first.value.data not in linears(owners[0]) or last.value.data not in linears(owners[1]):
+    if first.value.data not in products(owners[0]) or last.value.data not in products(owners[1]):
         return None
     name = activation_of(index, owners[0], activation.value)
     if not name or any(step.frame.pairs is not None for step in core):
@@ -229,7 +230,7 @@ def _own_class(index: FileIndex, info: ClassInfo) -> FeedForward | None:
 
 def _two_products(info: ClassInfo, flow: Flow, steps: list[Value]) -> FeedForward | None:
     """Linear, activation, linear among the steps, with nothing but dropout and norms around them."""
-    known, ends = linears(info), norms(info)
+    known, ends = products(info), norms(info)
     core = [
         s
         for s in steps

@@ -54,11 +54,12 @@ def _split(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
 
 
 def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Iterator[AnyEdit]:
-    found, first, last = place.found, place.first, place.last
+    found, first = place.found, place.first
     definition = found.owner.definition
     statement = _built(found, found.first)
     other = _built(found, found.last) if found.halves is None else statement
-    hidden = definition.source(first.args[1])
+    (wide, there), (into, _) = place.hidden, place.roles
+    hidden = definition.source(wide)
     bias = "".join(f", {k.arg}={definition.source(k.value)}" for k in first.keywords) if narrow else ""
     if narrow:
         width, imported = runtime_name(index, "swiglu_width")
@@ -67,15 +68,16 @@ def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Ite
         )
         earlier = min(statement, other, key=lambda one: one.lineno)
         yield Insert(definition, earlier, f"{name} = {width}({hidden})", "before")
-        yield Replace(definition, first.args[1], name)
+        yield Replace(definition, wide, name)
         if found.halves is None:
-            yield Replace(definition, last.args[0], name)
+            yield Replace(definition, there, name)
         else:
             apart = found.halves.last.definition
-            yield Replace(apart, last.args[0], f"{width}({apart.source(last.args[0])})")
+            yield Replace(apart, there, f"{width}({apart.source(there)})")
         yield imported
         hidden = name
-    made = f"{definition.source(first.func)}({definition.source(first.args[0])}, {hidden}{bias})"
+    widths = [definition.source(place.embed), hidden]
+    made = f"{definition.source(first.func)}({', '.join(widths if not into.into else widths[::-1])}{bias})"
     items = found.owner.attribute(found.first.partition(".")[0]) if "." in found.first else None
     if isinstance(items, ast.Call):
         assert isinstance(items.args[0], ast.Call)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import Modern, Place, Refusal, Swap
-from migrator.recognise.blocks import blocks, linears
+from migrator.recognise.blocks import blocks
 from migrator.recognise.borrowers import assigned_nodes, borrower
 from migrator.recognise.composition import users_of
 from migrator.recognise.constants import init_values
@@ -22,6 +22,7 @@ from migrator.recognise.halves import apart, halves_elsewhere
 from migrator.recognise.index import FileIndex
 from migrator.recognise.lambdas import aliases, kept_lambda
 from migrator.recognise.layers import Layer, Sum, is_gated, layers
+from migrator.recognise.matrices import Roles, products, roles
 from migrator.recognise.pairs import partners
 
 REFUSALS = {
@@ -47,6 +48,24 @@ class Gateless:
     place: Place
     first: ast.Call
     last: ast.Call
+
+    @property
+    def roles(self) -> tuple[Roles, Roles]:
+        """What the arguments of the two calls mean."""
+        first, last = (roles(self.found.owner.index, call) for call in (self.first, self.last))
+        assert first is not None and last is not None
+        return first, last
+
+    @property
+    def embed(self) -> ast.expr:
+        """The width of what goes into the first product."""
+        return self.first.args[self.roles[0].into]
+
+    @property
+    def hidden(self) -> tuple[ast.expr, ast.expr]:
+        """The hidden width, as either product has it."""
+        first, last = self.roles
+        return self.first.args[first.out], self.last.args[last.into]
 
     @property
     def biases(self) -> tuple[bool, bool]:
@@ -97,7 +116,8 @@ class Gateless:
 
     def widths(self, index: FileIndex) -> tuple[int, int] | None:
         """Embedding and hidden width, where the file itself says them."""
-        found = set(zip(*(init_values(index, self.found.owner, arg) for arg in self.first.args), strict=True))
+        words = (self.embed, self.hidden[0])
+        found = set(zip(*(init_values(index, self.found.owner, word) for word in words), strict=True))
         known = {(int(a), int(b)) for a, b in found if a is not None and b is not None}
         return known.pop() if len(found) == len(known) == 1 else None
 
@@ -214,20 +234,22 @@ def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
 
 def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
     if found.halves is None:
-        calls = linears(found.owner)
+        calls = products(found.owner)
         return _inline(found, place, calls[found.first], calls[found.last])
-    first, last = linears(found.owner)[found.first], linears(found.halves.last)[found.last]
+    first, last = products(found.owner)[found.first], products(found.halves.last)[found.last]
     if not (_plain(first) and _plain(last)):
         return _unknown_widths(place, first)
-    reason = apart(found, first, last)
-    return Refusal(place, *reason) if reason is not None else Gateless(found, place, first, last)
+    gateless = Gateless(found, place, first, last)
+    reason = apart(found, *gateless.hidden)
+    return Refusal(place, *reason) if reason is not None else gateless
 
 
 def _inline(found: FeedForward, place: Place, first: ast.Call, last: ast.Call) -> Gateless | Refusal:
     if not (_plain(first) and _plain(last)):
         return _unknown_widths(place, first)
-    if ast.dump(first.args[1]) != ast.dump(last.args[0]):
-        seen = f"hidden width is `{ast.unparse(first.args[1])}` here and `{ast.unparse(last.args[0])}` there"
+    here, there = Gateless(found, place, first, last).hidden
+    if ast.dump(here) != ast.dump(there):
+        seen = f"hidden width is `{ast.unparse(here)}` here and `{ast.unparse(there)}` there"
         return Refusal(place, "hidden-width", seen, "use one expression for both")
     assert found.call is not None and found.activation is not None
     if (found.kept_in or "." in found.first + found.last) and not _can_be_edited(found):

@@ -46,14 +46,14 @@ def _strange_site(index: FileIndex, info: ClassInfo) -> str:
     return ""
 
 
-def apart(found: FeedForward, first: ast.Call, last: ast.Call) -> tuple[str, str, str] | None:
+def apart(found: FeedForward, here: ast.expr, there: ast.expr) -> tuple[str, str, str] | None:
     """(code, what was seen, remedy) of what keeps the two products from getting a gate together."""
     halves = found.halves
     assert halves is not None and found.call is not None and found.activation is not None
     into, out = halves.frames
-    widths = said(first.args[1], into), said(last.args[0], out)
+    widths = said(here, into), said(there, out)
     if widths[0] is None or widths[0] != widths[1]:
-        seen = f"hidden width is `{ast.unparse(first.args[1])}` here and `{ast.unparse(last.args[0])}` there"
+        seen = f"hidden width is `{ast.unparse(here)}` here and `{ast.unparse(there)}` there"
         return "hidden-width", seen, "use one expression for both"
     if not _alone(found):
         return "shared-activation", f"the output of `{found.first}` is used twice", "give each use its own product"

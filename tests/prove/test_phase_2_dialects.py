@@ -15,6 +15,7 @@ CASES = [
     "pre_norm/sums_in_the_sublayer_classes",
     "swiglu/gelu_by_hand",
     "swiglu/lambda_over_a_module_dict",
+    "swiglu/products_of_their_own",
     "swiglu/split_over_two_classes",
     "swiglu/sublayers_as_arguments",
     "swiglu_warm/split_over_two_classes",
