@@ -124,14 +124,11 @@ def _is_picked(index: FileIndex, info: ClassInfo, value: ast.expr) -> bool:
 
 
 def _are_activations(index: FileIndex, info: ClassInfo, table: ast.Dict) -> bool:
-    """Whether a ReLU or GELU is among the values, and all of them are functions of torch or of one value."""
+    """Whether a ReLU or GELU is among the values, and the others are names of functions that may take one value."""
     known = [_of_expression(index, info, value) for value in table.values]
-    functions = [(index.resolve(value) or "") for value in table.values]
-    own = {name for name in index.functions if len(_parameters(index, name)) == 1}
-    plain = all(
-        said or name in own or name.startswith(("torch.", "self.")) for said, name in zip(known, functions, strict=True)
-    )
-    return any(known) and plain
+    names = [index.resolve(value) or "" for value in table.values]
+    fit = [bool(name) and (name not in index.functions or len(_parameters(index, name)) == 1) for name in names]
+    return any(known) and all(fit)
 
 
 def _parameters(index: FileIndex, name: str) -> list[str]:

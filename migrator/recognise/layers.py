@@ -172,7 +172,8 @@ def _loops_over(pairs: Pairs, attending: set[str]) -> Iterator[Layer]:
 
 def _layer(info: ClassInfo, end: Seen, top: Frame, attending: set[str]) -> Layer | None:
     sums = list(_unwind(end, attending))[::-1]
-    if not any(one.kind == "attention" for one in sums):
+    plain = all(one.kind == "attention" and one.placement == "none" for one in sums)  # as in convolutional nets
+    if plain or not any(one.kind == "attention" for one in sums):
         return None
     frames = {frame for one in sums for seen in (one.total, *one.steps) for frame in seen.frame.callers} - {top}
     return Layer(info, sums, frames=frames)

@@ -19,7 +19,18 @@ from migrator.recognise.runs import members, obstacle_of, run_obstacle
 from migrator.recognise.syntax import first_parameter
 from migrator.recognise.values import Flow, Value, strip, walked
 
-_PASSING = ("dropout", "contiguous", "identity", "view", "reshape", "transpose", "permute", "getitem", "to", "float")
+_PASSING = (
+    "dropout",
+    "contiguous",
+    "identity",
+    "view",
+    "reshape",
+    "transpose",
+    "permute",
+    "getitem",
+    "to",
+    "float",
+)
 
 
 @dataclass(eq=False)
@@ -111,8 +122,8 @@ def _pair_stack(index: FileIndex, layer: Layer, pairs: Pairs) -> Stack:
         seen = f"only a part of what a step over `{pairs.attribute}` does can be told"
         obstacle = "run-unknown", seen, "build each member of the pairs in one way, without a condition"
     normed = _normed(index, info, block.flow, result)
-    if obstacle is None and not normed and _given_out(block.flow, result):
-        obstacle = _built_in_passing(index, info)
+    if not normed and _given_out(block.flow, result):
+        obstacle = obstacle or _unclear_end(index, info)
     stack = Stack(info, component, block, block.flow, result.args[0], result, result.statement, normed, obstacle)
     stack.layer = layer
     return stack
@@ -169,11 +180,49 @@ def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block
     norms_after = [_normed_inside(component) or _normed(index, info, flow, value) for flow, _, value, _ in runs]
     obstacle = obstacle_of(component, flow.function, statement, sum(value.op != "opaque" for _, _, value, _ in runs))
     normed = norms_after[0] if all(norms_after) else ""
-    if not normed and obstacle is None and _given_out(flow, result) and any(_after_holders(index, info, 4)):
-        seen = f"some of the classes that hold {info.name} normalise its output, others do not"
-        obstacle = "one-of-several", seen, f"give {info.name} the norm, and take it from those that hold it"
-    obstacle = obstacle or (None if normed or not _given_out(flow, result) else _built_in_passing(index, info))
+    if not normed and _given_out(flow, result):
+        obstacle = obstacle or _unclear_end(index, info)
     return Stack(info, component, block, flow, entry, result, statement, normed, obstacle)
+
+
+def _unclear_end(index: FileIndex, info: ClassInfo) -> tuple[str, str, str] | None:
+    """Whether it cannot be told for all uses of the owner together that no norm follows."""
+    if any(_after_holders(index, info, 4)):
+        seen = f"some of the classes that hold {info.name} normalise its output, others do not"
+        return "one-of-several", seen, f"give {info.name} the norm, and take it from those that hold it"
+    staged = _staged(index, info)
+    if staged:
+        seen = f"`{staged[0]}` goes on into `{staged[1]}`, another {info.name}, so no norm there would be the final one"
+        return "one-of-several", seen, "normalise what the last of them gives out by hand"
+    return _built_in_passing(index, info)
+
+
+def _staged(index: FileIndex, info: ClassInfo) -> tuple[str, str] | None:
+    """Two attributes with instances of the class, if the output of the first reaches the second."""
+    held = users_of(index, info.name)
+    for holder in {c.owner for c in held}:
+        names = {c.attribute for c in held if c.owner is holder}
+        for flow in (
+            flow_of(index, holder.definition, m, holder) for n, m in holder.methods.items() if n != "__init__"
+        ):
+            calls = [value for value in flow.values if value.op == "module" and value.data in names]
+            for first, second in ((a, b) for a in calls for b in calls if a is not b and a.data != b.data):
+                if _reaches(first, second):
+                    return str(first.data), str(second.data)
+    return None
+
+
+def _reaches(first: Value, second: Value) -> bool:
+    seen: set[Value] = set()
+    todo = [first]
+    while todo:
+        value = todo.pop()
+        if value is second:
+            return True
+        if value not in seen:
+            seen.add(value)
+            todo.extend(value.users)
+    return False
 
 
 def _built_in_passing(index: FileIndex, info: ClassInfo) -> tuple[str, str, str] | None:
