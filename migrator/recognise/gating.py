@@ -126,7 +126,7 @@ def gateless(index: FileIndex) -> Iterator[Gateless | Modern | Refusal]:
     """Every feed-forward of a block: one that can be given a gate, one that has a gate already, or why it can't."""
     for found in feed_forwards(index):
         place = Place.of(found.owner.name, _node(found), found.owner.definition)
-        elsewhere = halves_elsewhere(index, found) if found.halves is not None else _used_elsewhere(index, found)
+        elsewhere = _halves_elsewhere(index, found) if found.halves is not None else _used_elsewhere(index, found)
         if elsewhere:
             yield Refusal(place, "used-elsewhere", elsewhere, "give that other use a module of its own")
         else:
@@ -173,6 +173,13 @@ def _node(found: FeedForward) -> ast.AST:
     return found.owner.attributes[found.attribute][0].statement
 
 
+def _halves_elsewhere(index: FileIndex, found: FeedForward) -> str:
+    """What else uses a feed-forward in two classes, or their parts."""
+    held = {component.attribute for name in found.definitions for component in users_of(index, name)}
+    singled = _singled_out(index, {found.first, found.last}, held, _keys(found))
+    return halves_elsewhere(index, found) or singled
+
+
 def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     """What else uses the feed-forward, or its parts."""
     info = found.owner
@@ -200,7 +207,13 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
         return f"{line} uses a part of it"
     held_in = attributes | {component.attribute for component in users_of(index, info.name)}
     held_in |= {partner.attribute for partner in paired}
-    return _singled_out(index, attributes if found.kind == "inline" else set(), held_in)
+    return _singled_out(index, attributes if found.kind == "inline" else set(), held_in, _keys(found))
+
+
+def _keys(found: FeedForward) -> set[int]:
+    """The names by which its class keeps items in dicts."""
+    dicts = (node for node in ast.walk(found.owner.node) if isinstance(node, ast.Dict))
+    return {id(key) for one in dicts for key in one.keys if key is not None}
 
 
 def _nodes_of_items(found: FeedForward) -> set[int]:
@@ -216,7 +229,7 @@ def _nodes_of_items(found: FeedForward) -> set[int]:
     return {id(node) for node in nodes}
 
 
-def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
+def _singled_out(index: FileIndex, products: set[str], held: set[str], own: set[int]) -> str:
     """Who freezes the feed-forward, or treats the weights of one product alone and would miss the new one."""
     for definition in index.definitions:
         for node in definition.nodes:
@@ -224,7 +237,8 @@ def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
                 frozen = node.attr == "requires_grad_" and node.value.attr in held
                 if frozen or (node.attr in _WEIGHTS and node.value.attr in products):
                     return f"line {definition.line(node)} treats its weights in a way of their own"
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and products & {*node.value.split(".")}:
+            text = node.value if isinstance(node, ast.Constant) and id(node) not in own else None
+            if isinstance(text, str) and products & {*text.split(".")}:
                 return f"line {definition.line(node)} addresses a part of it by name"
     return ""
 
