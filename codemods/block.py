@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from migrator.codemod import Codemod, Finding, Modern, Phase, Place, Promise
 from migrator.recognise.blocks import blocks, flagged
 from migrator.recognise.index import FileIndex
+from migrator.recognise.layers import Layer, layers, own_norm
 from migrator.recognise.stacks import norm_of_their_own
 
 _SEEN = {
@@ -34,6 +35,19 @@ class BlockReport(Codemod):
             own = norm_of_their_own(block)
             seen = f"normalises by {own}, which is not torch's; kept as it is" if own else _SEEN[block.placement]
             yield Modern(place, seen)
+        for layer in layers(index):
+            node = layer.pairs.statement if layer.pairs is not None else layer.info.node
+            yield Modern(Place.of(layer.name, node, layer.info.definition), _of_layer(layer))
         for info in flagged(index):
             place = Place.of(info.name, info.node, info.definition)
             yield Modern(place, "a flag decides where the norms sit; kept as it is")
+
+
+def _of_layer(layer: Layer) -> str:
+    """What is seen, and in which other classes."""
+    own = own_norm(layer)
+    where = f" (in {' and '.join(layer.homes)})" if layer.homes else ""
+    placed, _, more = _SEEN[layer.placement].replace(", phase 2 moves the norms", "").partition(":")
+    if own and more:
+        return f"{placed}{where}, but normalises by {own}, which is not torch's; kept as it is"
+    return f"{placed}{where}:{more}" if more else f"{placed}{where}"

@@ -23,6 +23,7 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.index import FileIndex
+from migrator.recognise.layer_parts import layer_outputs
 from migrator.recognise.residuals import (
     embeddings_into,
     own_initialisation,
@@ -32,7 +33,7 @@ from migrator.recognise.residuals import (
 )
 from migrator.recognise.runs import RUN_REFUSALS
 from migrator.recognise.spelling import call, runtime_name
-from migrator.recognise.stacks import Stack, stacks
+from migrator.recognise.stacks import Stack, layer_stacks, stacks
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class DepthInit(Codemod):
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
-        found = [stack for stack in stacks(index) if stack.block.placement == "pre"]
+        known = [*stacks(index), *layer_stacks(index)]
+        found = [stack for stack in known if stack.block.placement == "pre"]
         alone = Counter(stack.owner.name for stack in found)
         for stack in found:
             yield _finding(index, stack, alone[stack.owner.name] == 1)
@@ -95,10 +97,12 @@ def _finding(index: FileIndex, stack: Stack, alone: bool) -> Finding:
     if stack.chained:
         seen = f"`{component.attribute}` and `{stack.chained}` share one residual stream"
         return Refusal(place, "several-stacks", seen, "put their blocks into one nn.Sequential")
-    outputs = residual_outputs(index, stack.block)
+    outputs = layer_outputs(stack.layer) if stack.layer is not None else residual_outputs(index, stack.block)
     if outputs is None:
         remedy = "end each sublayer with one linear projection"
-        return Refusal(place, "outputs-unknown", f"the residual outputs of {component.name} cannot be told", remedy)
+        if stack.layer is not None:
+            remedy = "build each sublayer in the block itself, and end it with one linear projection"
+        return Refusal(place, "outputs-unknown", f"the residual outputs of {stack.name} cannot be told", remedy)
     shared = replaced_output(index, stack, outputs)
     if shared:
         remedy = "scale what is shared by hand, once"

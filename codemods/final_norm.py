@@ -24,8 +24,10 @@ from migrator.codemod import (
 )
 from migrator.recognise.blocks import Block, norms
 from migrator.recognise.index import FileIndex
+from migrator.recognise.layer_parts import keeps_more, layer_norm_source
+from migrator.recognise.layers import own_norm, unread_pairs
 from migrator.recognise.runs import RUN_REFUSALS
-from migrator.recognise.stacks import Stack, norm_of_their_own, stacks
+from migrator.recognise.stacks import Stack, layer_stacks, norm_of_their_own, stacks
 from migrator.recognise.syntax import bind, stored_names
 from migrator.recognise.values import strip
 
@@ -56,20 +58,25 @@ class FinalNorm(Codemod):
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
-        found = stacks(index)
+        found = [*stacks(index), *layer_stacks(index)]
         alone = Counter(stack.owner.name for stack in found if stack.last)
         for stack in found:
-            own_kind = norm_of_their_own(stack.block)
-            if not stack.last or not (stack.block.placement == "pre" or own_kind):
+            own_kind = own_norm(stack.layer) if stack.layer is not None else norm_of_their_own(stack.block)
+            if not stack.last or stack.block.placement != "pre" and not (own_kind and stack.layer is None):
                 continue
             place = Place.of(stack.owner.name, stack.statement, stack.owner.definition)
             if stack.normed:
                 yield Modern(place, f"the stack's output is normalised by {stack.normed}")
             elif own_kind:
-                seen = f"{stack.block.info.name} normalises by {own_kind}, which is not torch's"
+                seen = f"{stack.name} normalises by {own_kind}, which is not torch's"
                 yield Refusal(place, "norm-unknown", seen, "use nn.LayerNorm or nn.RMSNorm, or add the norm by hand")
             else:
                 yield _finding(stack, place, alone[stack.owner.name] == 1)
+
+        for pairs in unread_pairs(index):
+            place = Place.of(pairs.owner.name, pairs.statement, pairs.owner.definition)
+            seen = f"it cannot be told what the members of `{pairs.attribute}` compute"
+            yield Refusal(place, "run-unknown", seen, "build them where they are listed, and add each to the residual")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part
@@ -93,9 +100,9 @@ def _finding(stack: Stack, place: Place, alone: bool) -> Finding:
     if _is_conditional(stack):
         seen = f"`{stack.component.attribute}` is run under a condition"
         return Refusal(place, "conditional", seen, "build an empty stack for the other case, and run it always")
-    norm = _norm(stack.block, stack)
+    norm = layer_norm_source(stack) if stack.layer is not None else _norm(stack.block, stack)
     if norm is None:
-        seen = f"the norm of {stack.block.info.name} takes values that {stack.owner.name}.__init__ does not have"
+        seen = f"the norm of {stack.name} takes values that {stack.owner.name}.__init__ does not have"
         return Refusal(place, "norm-unknown", seen, "build the norm from an argument of the block")
     if _assigned_name(stack) is None and stack.result.node is None:
         return Refusal(place, "run-unknown", "the loop over the blocks keeps its result in no single name", "name it")
@@ -113,6 +120,8 @@ def _is_kept(stack: Stack) -> bool:
     """Whether a loop does anything with the result of one block but hand it to the next."""
     if stack.result.op != "looped":
         return False
+    if stack.layer is not None and stack.layer.pairs is not None:
+        return keeps_more(stack)
     _, head, body, _ = stack.result.args
     called = strip(body)
     return any(user not in (called, stack.result) for user in [*called.users, *head.users])
@@ -134,8 +143,9 @@ def _assigned_name(stack: Stack) -> str | None:
         return target.id if isinstance(target, ast.Name) else None
     if isinstance(statement, ast.For):
         called = stack.result.args[2].statement
-        if isinstance(called, ast.Assign) and len(called.targets) == 1 and isinstance(called.targets[0], ast.Name):
-            return called.targets[0].id
+        targets = called.targets if isinstance(called, ast.Assign) else []
+        targets = [called.target] if isinstance(called, ast.AugAssign) else targets
+        return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
     return None
 
 

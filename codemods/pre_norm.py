@@ -29,19 +29,26 @@ from migrator.codemod import (
 from migrator.recognise.blocks import Block, Sublayer, blocks, flagged, norms
 from migrator.recognise.borrowers import assigned_nodes, borrower
 from migrator.recognise.composition import users_of
-from migrator.recognise.index import FileIndex
+from migrator.recognise.index import Definition, FileIndex
+from migrator.recognise.layer_norms import Home, Move, moves
 from migrator.recognise.spelling import free_name
 from migrator.recognise.stacks import Stack, stacks
 from migrator.recognise.values import Value
 
+_CHANGES = (("normalised output", "the block gives out the raw residual sum; the stack's final norm bounds it"),)
 _SIZES = ("shape", "size", "getattr")  # what a norm does not change
 
 
 @dataclass(frozen=True)
-class _Part:
-    block: Block
-    entries: tuple[tuple[Sublayer, ast.Call, tuple[ast.expr, ...]], ...]
-    name: str
+class _Branch:
+    """One norm to be moved: its call, and the statement and expressions by which the sublayer takes the residual."""
+
+    definition: Definition
+    norm: str
+    norm_call: Value
+    statement: ast.stmt
+    inputs: tuple[ast.expr, ...]
+    name: str  # for the normalised residual, where it is said several times
 
 
 class PreNorm(Codemod):
@@ -59,37 +66,38 @@ class PreNorm(Codemod):
         "no-stack": "the block is also used where no final norm could take over",
         "subclassed": "another class builds on the block",
         "flag": "a condition decides where the norms sit",
+        "norm-unknown": "the norms are not torch's",
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
         for block in blocks(index).values():
             if block.placement == "post":
                 yield _finding(index, block)
+        for move in moves(index):
+            yield from _of_layers(index, move)
         for info in flagged(index):
             place = Place.of(info.name, info.methods["forward"], info.definition)
             seen = "a flag decides where the norms sit"
             yield Refusal(place, "flag", seen, "write the case that you use as a class of its own")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
-        part: _Part = site.part
-        definition = part.block.info.definition
-        for sublayer, call, inputs in part.entries:
-            yield from _without_norm(part.block, sublayer)
+        branches: tuple[_Branch, ...] = site.part
+        for branch in branches:
+            definition, norm, inputs = branch.definition, branch.norm, branch.inputs
+            yield from _without_norm(branch)
             if len(inputs) == 1:
-                yield Replace(definition, inputs[0], f"self.{sublayer.norm}({definition.source(inputs[0])})")
+                yield Replace(definition, inputs[0], f"self.{norm}({definition.source(inputs[0])})")
                 continue
-            statement = _statement(part.block, call)
-            yield Insert(
-                definition, statement, f"{part.name} = self.{sublayer.norm}({ast.unparse(inputs[0])})", "before"
-            )
+            code = f"{branch.name} = self.{norm}({ast.unparse(inputs[0])})"
+            yield Insert(definition, branch.statement, code, "before")
             for node in inputs:
-                yield Replace(definition, node, part.name)
+                yield Replace(definition, node, branch.name)
 
 
-def _without_norm(block: Block, sublayer: Sublayer) -> Iterator[AnyEdit]:
+def _without_norm(branch: _Branch) -> Iterator[AnyEdit]:
     """`x = norm(x + y)` -> `x = x + y`; `x = norm(x)` goes."""
-    definition, call = block.info.definition, sublayer.norm_call
-    assert call is not None and isinstance(call.node, ast.Call) and call.statement is not None
+    definition, call = branch.definition, branch.norm_call
+    assert isinstance(call.node, ast.Call) and call.statement is not None
     statement, argument = call.statement, call.node.args[0]
     alone = isinstance(statement, ast.Assign) and statement.value is call.node and len(statement.targets) == 1
     if alone and isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == ast.unparse(argument):
@@ -119,24 +127,56 @@ def _finding(index: FileIndex, block: Block) -> Finding:
     if refusal is not None:
         return refusal
     entries = []
+    normed = free_name(index, info.definition, "normed", "normed_input")
     for sublayer in block.sublayers:
         entry = _entry(block, sublayer)
         if entry is None:
             seen = f"the branch that `self.{sublayer.norm}` closes does not begin with one call on the residual"
             return Refusal(place, "entry-unknown", seen, "call the sublayer on x itself")
-        entries.append((sublayer, *entry))
+        call, inputs = entry
+        assert sublayer.norm_call is not None
+        branch = _Branch(info.definition, sublayer.norm, sublayer.norm_call, _statement(block, call), inputs, normed)
+        entries.append(branch)
     refusal = _outside(index, block, place)
     if refusal is not None:
         return refusal
-    name = free_name(index, info.definition, "normed", "normed_input")
     claim = Claim(
         (info.name,),
         (info.name,),
-        off=tuple(swap for sublayer in block.sublayers for swap in _swap(block, sublayer)),
+        off=tuple(_swap(branch) for branch in entries),
         parts=tuple(MovedNormPart(info.name, sublayer.norm) for sublayer in block.sublayers),
-        changes=(("normalised output", "the block gives out the raw residual sum; the stack's final norm bounds it"),),
+        changes=_CHANGES,
     )
-    return Site(place, f"post-norm -> pre-norm ({', '.join(used)})", claim, _Part(block, tuple(entries), name))
+    return Site(place, f"post-norm -> pre-norm ({', '.join(used)})", claim, tuple(entries))
+
+
+def _of_layers(index: FileIndex, move: Move) -> Iterator[Finding]:
+    """Layers whose norms stand in other classes: all that share one of those move together."""
+    for layer in move.layers if move.reason is not None else ():
+        assert move.reason is not None
+        node = layer.pairs.statement if layer.pairs is not None else layer.info.node
+        yield Refusal(Place.of(layer.name, node, layer.info.definition), *move.reason)
+    if move.reason is None:
+        branches = tuple(_home_branch(index, home) for home in move.homes.values())
+        names = tuple(layer.info.name for layer in move.layers)
+        parts = tuple(MovedNormPart(layer, path) for layer, path in move.norms())
+        off = tuple(_swap(branch) for branch in branches)
+        inside = tuple(name for name, home in move.homes.items() if home.takes_functions)
+        claim = Claim(tuple(move.homes), names, off=off, parts=parts, changes=_CHANGES, inside=inside)
+        first = next(iter(move.homes.values()))
+        place = Place.of(first.info.name, first.flow.function, first.info.definition)
+        yield Site(
+            place, f"post-norm -> pre-norm (in {' and '.join(move.homes)}, for {', '.join(names)})", claim, branches
+        )
+
+
+def _home_branch(index: FileIndex, home: Home) -> _Branch:
+    definition = home.info.definition
+    first = home.entries[0][0].statement
+    assert first is not None
+    inputs = tuple(node for _, nodes in home.entries for node in nodes)
+    name = free_name(index, definition, "normed", "normed_input")
+    return _Branch(definition, home.norm_call.data, home.norm_call, first, inputs, name)
 
 
 def _shared_norm(index: FileIndex, block: Block, place: Place) -> Refusal | None:
@@ -241,8 +281,7 @@ def _statement(block: Block, call: ast.Call) -> ast.stmt:
     return statement
 
 
-def _swap(block: Block, sublayer: Sublayer) -> Iterator[Swap]:
-    assert sublayer.norm_call is not None and isinstance(sublayer.norm_call.node, ast.Call)
-    definition = block.info.definition
-    node = sublayer.norm_call.node
-    yield Swap.of(definition, node, f"({definition.source(node.args[0])})")
+def _swap(branch: _Branch) -> Swap:
+    node = branch.norm_call.node
+    assert isinstance(node, ast.Call)
+    return Swap.of(branch.definition, node, f"({branch.definition.source(node.args[0])})")

@@ -31,16 +31,21 @@ class SwiGLU(Codemod):
 
 
 def _site(index: FileIndex, place: Gateless) -> Site:
-    owner = place.found.owner.name
+    found = place.found
     made = gated(index, place, narrow=True)
-    part = SwiGLUPart(owner, made.gate, made.up, made.down)
-    claim = Claim((owner,), (owner,), off=place.switched_off(), parts=(part,), renamed=made.renamed)
+    part = SwiGLUPart(found.home, made.gate, made.up, made.down)
+    # Either half alone has another width than before.
+    inside = found.definitions if found.halves is not None else ()
+    off = place.switched_off()
+    claim = Claim(found.definitions, (found.home,), off=off, parts=(part,), renamed=made.renamed, inside=inside)
     return Site(place.place, _message(index, place), claim, made.edits)
 
 
 def _message(index: FileIndex, place: Gateless) -> str:
     """What happens, with true parameter counts where the file itself says the widths."""
     text = f"{place.activation_name} feed-forward -> SwiGLU"
+    if place.activation_name == "configured":
+        text = "feed-forward with a configured activation -> SwiGLU, whatever the configuration says of it"
     widths = place.widths(index)
     if widths is None:
         return text

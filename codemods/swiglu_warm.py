@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from migrator.codemod import AnyEdit, Claim, Codemod, Finding, Phase, Promise, Refusal, Site, SwiGLUPart
@@ -38,15 +39,23 @@ class SwiGLUWarm(Codemod):
 
 
 def _finding(index: FileIndex, place: Gateless) -> Finding:
-    owner = place.found.owner.name
-    if place.found.kind != "inline" and not has_bias(place.first):
+    found = place.found
+    if found.kind == "sequential" and not has_bias(place.first):
         seen = "its products have no bias, and `SwiGLU` gives all three of its own one or none"
         remedy = "give both products a bias (zeros change nothing), or use --feed-forward neutral"
         return Refusal(place.place, "no-bias", seen, remedy)
+    if any(index.resolve(made.func) != "torch.nn.Linear" for made in (place.first, place.last)):
+        seen = f"no start is known for products that are a {ast.unparse(place.first.func)}"
+        return Refusal(place.place, "not-plain", seen, "use --feed-forward neutral")
+    if place.activation_name not in _STARTS:
+        seen = f"no start is known for an activation that is {place.activation_name}"
+        return Refusal(place.place, "not-plain", seen, "use --feed-forward neutral")
     made = gated(index, place, narrow=False)
     sharpness, bound = _STARTS[place.activation_name]
-    part = SwiGLUPart(owner, made.gate, made.up, made.down, place.activation_name, sharpness, bound)
-    claim = Claim((owner,), (owner,), off=place.switched_off(), parts=(part,), renamed=made.renamed)
+    part = SwiGLUPart(found.home, made.gate, made.up, made.down, place.activation_name, sharpness, bound)
+    inside = found.definitions if found.halves is not None else ()
+    off = place.switched_off()
+    claim = Claim(found.definitions, (found.home,), off=off, parts=(part,), renamed=made.renamed, inside=inside)
     return Site(place.place, _message(index, place, bound), claim, made.edits)
 
 

@@ -227,6 +227,7 @@ class Claim:
         parameters: (function or "Class.method", names of parameters with defaults that it gains at its end).
         bases: (class, base that it gains).
         dropped: (class, attribute that it loses), with all that its state held.
+        inside: definitions that only run inside of the models, as they take functions, which no probe can make up.
     """
 
     definitions: tuple[str, ...]
@@ -239,6 +240,7 @@ class Claim:
     parameters: tuple[tuple[str, tuple[str, ...]], ...] = ()
     bases: tuple[tuple[str, str], ...] = ()
     dropped: tuple[tuple[str, str], ...] = ()
+    inside: tuple[str, ...] = ()
 
 
 # --- what to do ----------------------------------------------------------------------------------------------------

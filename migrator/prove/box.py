@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import random
@@ -121,7 +120,7 @@ class _Box:
         """A copy of a module, because a forward may change it."""
         held = self.held[handle]
         try:
-            return copy.deepcopy(held.module)
+            return building.copied(held.module)
         except (RuntimeError, TypeError):
             module = self.construct(held.build, held.tensors, 0, held.dtype)
             switches.neutralise(module, self.neutral)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Callable
 from typing import Any
@@ -209,3 +210,30 @@ def watch(module: nn.Module, paths: list[str], found: list[Tensor]) -> list[list
     for path in paths:
         module.get_submodule(path).register_forward_hook(recorder(path))
     return log
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, in which functions that a module keeps speak of the copy too: `self.mlpf = lambda x: m.fc(x)`."""
+    memo: dict[int, Any] = {}
+    result = copy.deepcopy(module, memo)
+    for child in result.modules():
+        for name, value in list(vars(child).items()):
+            if isinstance(value, types.FunctionType) and value.__closure__:
+                vars(child)[name] = _closed_over(value, memo)
+    return result
+
+
+def _closed_over(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
+    """The function, with what was copied in place of what it closed over."""
+    cells = tuple(_cell(cell, memo) for cell in function.__closure__ or ())
+    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _cell(cell: types.CellType, memo: dict[int, Any]) -> types.CellType:
+    try:
+        held = cell.cell_contents
+    except ValueError:  # nothing is assigned yet
+        return cell
+    return types.CellType(memo[id(held)]) if isinstance(held, nn.Module) and id(held) in memo else cell

@@ -163,10 +163,8 @@ def outcome(
 
 def building_copy(module: nn.Module) -> nn.Module:
     """A copy where that is possible; discovery may do without."""
-    import copy
-
     try:
-        return copy.deepcopy(module)
+        return building.copied(module)
     except (RuntimeError, TypeError):
         return module
 

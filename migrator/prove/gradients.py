@@ -79,12 +79,14 @@ def _reached(pair: Twins, name: str) -> bool:
 
 
 def _stacks(model: Model) -> list[tuple[str, int]]:
-    """Containers of at least two modules of one class."""
+    """Containers of at least two modules of one class that have matrices; norms in a list are no depth."""
     found = []
+    matrices = [name for name in model.parameters if model.state[name].ndim > 1]
     for path, module in model.modules.items():
         length = module.get("length", 0)
         names = [tuple(model.modules[f"{path}.{i}" if path else str(i)]["classes"]) for i in range(length)]
-        if length >= 2 and len(set(names)) == 1:
+        first = f"{path}.0." if path else "0."
+        if length >= 2 and len(set(names)) == 1 and any(name.startswith(first) for name in matrices):
             found.append((path, length))
     return found
 

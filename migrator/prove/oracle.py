@@ -17,6 +17,7 @@ from migrator.prove.ledger import Tally
 from migrator.prove.probe import Case
 from migrator.prove.remote import BoxError, Model, Ran
 from migrator.prove.states import perturbed, under
+from migrator.prove.switches import reference_norm
 from migrator.rewrite.plan import Stage
 
 
@@ -91,6 +92,11 @@ def check_norm(bench: Bench, stage: Stage, cases: Sequence[Case], part: NormPart
                 if not found:
                     continue
                 _fresh(tally, bench.model(second, case), part)
+                lasts = _last_of_pairs(pair.after, part)
+                if lasts:
+                    _behind_pairs(tally, pair.after, case, part, found, lasts)
+                    _effect(tally, pair.after, case, found, pair.states.after)
+                    continue
                 for other in (other for other in parts_of(stage.claims) if isinstance(other, NormPart)):
                     _dress(pair.before, pair.states.after, other, _norms(pair.after, other))
             except BoxError as error:
@@ -113,6 +119,44 @@ def _norms(model: Model, part: NormPart) -> dict[str, dict[str, float]]:
             raise BoxError(f"{name} is neither nn.LayerNorm nor nn.RMSNorm")
         found[name] = module["norm"]
     return found
+
+
+def _last_of_pairs(model: Model, part: NormPart) -> dict[str, str]:
+    """For each new norm the module that runs last before it, if the blocks are ModuleLists, which nobody calls."""
+    lasts: dict[str, str] = {}
+    for path in model.owners(part.owner):
+        prefix = f"{path}." if path else ""
+        pairs = f"{prefix}{part.source}"
+        pair = f"{pairs}.{model.modules.get(pairs, {}).get('length', 0) - 1}"
+        found = model.modules.get(pair, {})
+        if "ModuleList" in found.get("classes", ()) and found.get("length"):
+            lasts[prefix + part.attribute] = f"{pair}.{found['length'] - 1}"
+    return lasts
+
+
+def _behind_pairs(
+    tally: Tally, model: Model, case: Case, part: NormPart, found: dict[str, dict[str, float]], lasts: dict[str, str]
+) -> None:
+    """Each norm sees what the last member of the last pair gives out, or its sum with what that was given."""
+    for run, train in case.calls:
+        seen = model.run(run, grads=False, train=train, watch=[*found, *lasts.values()])
+        for name, last in lasts.items():
+            norms, ends = ([one[1:] for one in seen.watched if one[0] == path] for path in (name, last))
+            if len(norms) != len(ends):
+                tally.fail(f"{name} is not called once after each run of {part.source}")
+                continue
+            for (given, result), (into, out) in zip(norms, ends, strict=True):
+                if given is None or result is None or into is None or out is None:
+                    tally.fail(f"{name} or {last} is called with something else than a tensor")
+                    continue
+                error = min(relative(given, out), relative(given, into + out) if into.shape == out.shape else 1.0)
+                tally.measured(error, f"the input of {name}, which should be the output of {part.source},")
+                tally.measured(relative(_reference(model, name, found[name], given), result), f"the result of {name}")
+
+
+def _reference(model: Model, name: str, norm: dict[str, float], x: Tensor) -> Tensor:
+    weight, bias = (model.state.get(f"{name}.{key}") for key in ("weight", "bias"))
+    return reference_norm(x, weight, bias, norm["eps"], int(norm["axes"]), bool(norm["centred"]))
 
 
 def _fresh(tally: Tally, model: Model, part: NormPart) -> None:

@@ -111,8 +111,8 @@ def find(
 
 
 def claimed(index: FileIndex, claims: Sequence[Claim]) -> list[str]:
-    """Every module class and function of the file that a claim names."""
-    known = {*index.modules, *index.functions}
+    """Every module class and function of the file that a claim names, and that can run by itself."""
+    known = {*index.modules, *index.functions} - {name for claim in claims for name in claim.inside}
     named = [n for claim in claims for n in (*claim.models, *claim.definitions, *(part.owner for part in claim.parts))]
     abilities = [ability for claim in claims for ability in claim.abilities]
     named += [ability.owner for ability in abilities if not isinstance(ability, CachedGeneration)]
@@ -299,7 +299,8 @@ def _is_noise(tensor: Tensor) -> bool:
 def _vary(box: Box, cases: list[Case]) -> None:
     """Other constructor arguments and masks that the class runs with, for some cases whose arguments are known."""
     known = [case for case in cases if case.kind == "inner" and not case.path][:2]
-    for case in known or [case for case in cases if "cls" in case.build and "args" in case.build][:1]:
+    own = [case for case in cases if not case.path and "cls" in case.build and "args" in case.build]
+    for case in known or own[:1]:  # where a path leads to the class, the build is that of the model around it
         described, tensors = _described(case, 0 if case.kind == "root" else 2)
         try:
             reply, _ = box.call("vary", tensors, build=case.build, runs=described)

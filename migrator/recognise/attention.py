@@ -62,6 +62,18 @@ def attention_classes(index: FileIndex) -> dict[str, list[Attention]]:
     return table
 
 
+def attending_classes(index: FileIndex) -> set[str]:
+    """Classes that attend, also where the attention itself is refused, or stands in a function that they call."""
+    owners = [(found.flow.owner, found.flow.function.name) for found in attentions(index)]
+    functions = {name for owner, name in owners if owner is None}
+    classes = {owner.name for owner, _ in owners if owner is not None}
+    for info in index.modules.values() if functions else ():
+        calls = (node.func for node in ast.walk(info.node) if isinstance(node, ast.Call))
+        if functions & {func.id for func in calls if isinstance(func, ast.Name)}:
+            classes.add(info.name)
+    return classes & index.modules.keys()
+
+
 def _flows(index: FileIndex, definition: Definition) -> Iterator[Flow]:
     """Flows of all functions that can hold an attention; the text decides first, since it is quick."""
     words = {"oftmax", "attention"} | {name for name, dotted in index.imports.items() if dotted == "runtime.attention"}

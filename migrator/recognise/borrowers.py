@@ -26,7 +26,7 @@ def borrower(index: FileIndex, info: ClassInfo, attributes: set[str], own: set[i
             continue
         for node in _reads(definition, attributes):
             by_self = isinstance(node.value, ast.Name) and node.value.id == "self"
-            if id(node) in own or (by_self and definition not in kin):
+            if id(node) in own or (by_self and definition not in kin) or _is_imported(index, node):
                 continue
             if not _is_harmless(index, definition, node):
                 return f"line {definition.line(node)}"
@@ -53,6 +53,14 @@ def hooked(index: FileIndex) -> str:
                 if isinstance(node, ast.Attribute) and node.attr.startswith("register_") and node.attr.endswith("hook"):
                     return f"line {definition.line(node)}"
     return ""
+
+
+def _is_imported(index: FileIndex, node: ast.Attribute) -> bool:
+    """Whether it is a name of a module, such as `nn.LayerNorm`."""
+    root: ast.expr = node
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    return isinstance(root, ast.Name) and root.id in index.imports and root.id not in index.shadowed
 
 
 def _reads(definition: Definition, attributes: set[str]) -> Iterator[ast.Attribute]:

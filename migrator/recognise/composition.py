@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.index import Assignment, ClassInfo, Definition, FileIndex
+from migrator.recognise.syntax import once_assigned
 
 _MEASURES = frozenset({"len", "print", "DepthScaledInit"})
 _STACKS = {"torch.nn.Sequential": "sequential", "torch.nn.ModuleList": "list"}
@@ -38,6 +39,29 @@ def components(info: ClassInfo) -> list[Component]:
         info.index.memo[key] = list(_components(info))
     found: list[Component] = info.index.memo[key]
     return found
+
+
+def copied(info: ClassInfo) -> Iterator[Component]:
+    """Attributes that hold deep copies of one instance: by `clones(X(...), n)` or a comprehension of `deepcopy(x)`."""
+    for attribute, assignments in info.attributes.items():
+        value = assignments[0].value
+        made = _original(info, value) if len(assignments) == 1 and isinstance(value, ast.Call) else None
+        if made is not None and isinstance(made.func, ast.Name):
+            yield Component(info, attribute, made.func.id, made, "list", assignments[0], "", value)
+
+
+def _original(info: ClassInfo, value: ast.Call) -> ast.Call | None:
+    """What the copies are made of."""
+    listed = value.args[0] if value.args else None
+    helper = info.index.functions.get(info.index.resolve(value.func) or "")
+    if isinstance(listed, ast.ListComp | ast.GeneratorExp) and info.index.resolve(value.func) in _STACKS:
+        copy = listed.elt if isinstance(listed.elt, ast.Call) and len(listed.elt.args) == 1 else None
+        listed = copy.args[0] if copy is not None and info.index.resolve(copy.func) == "copy.deepcopy" else None
+    elif helper is None or "deepcopy" not in helper.text:
+        return None
+    if isinstance(listed, ast.Name):
+        listed = once_assigned(info.methods["__init__"]).get(listed.id)
+    return listed if isinstance(listed, ast.Call) and _is_class(info, listed) else None
 
 
 def users_of(index: FileIndex, name: str) -> list[Component]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.anatomy import Attention
-from migrator.recognise.attention import attention_classes, compiles_scripts
+from migrator.recognise.attention import attending_classes, attention_classes, compiles_scripts
 from migrator.recognise.axes import Lane, Mixed, Track
 from migrator.recognise.blocks import Block
 from migrator.recognise.borrowers import hooked
@@ -130,12 +130,12 @@ def _as_built(index: FileIndex, stack: Stack, inner: Component) -> None:
 def _attention(index: FileIndex, block: Block) -> tuple[Component, Attention]:
     """The block's one attention, and the attribute that holds it."""
     attending = attention_classes(index)
-    held = [c for c in components(block.info) if c.name in attending and c.kind == "single"]
+    held = [c for c in components(block.info) if c.name in attending_classes(index) and c.kind == "single"]
     name = block.info.name
     if len(held) != 1:
         seen = f"{name} holds {len(held) or 'no'} attentions of this file"
         raise _Stop("attention", seen, "a cache belongs to one self-attention in each block")
-    found = attending[held[0].name]
+    found = attending.get(held[0].name, [])
     if len(found) != 1 or found[0].kind not in _FINE or found[0].flow.function.name != "forward":
         seen = f"{held[0].name} computes no single fused attention in its forward"
         raise _Stop("attention", seen, "see what `attention` and `flash` say of it")

@@ -268,7 +268,7 @@ class Expressions:
                 value = self.apply_module(node, made, step, [value], {}, f"self.{path}[{place}]")
             return value
         base, _, method = path.rpartition(".")
-        if base and method in METHODS and not (owner is not None and method in owner.methods):
+        if base and method in METHODS and assigned is None and not (owner is not None and method in owner.methods):
             root = node.func
             assert isinstance(root, ast.Attribute)
             receiver = self.new("attr", node=root.value, data=base)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.codemod import AnyEdit, Insert, Remove, Replace
-from migrator.recognise.blocks import FeedForward
+from migrator.codemod import AnyEdit, Argument, Insert, Remove, Replace
+from migrator.recognise.feed_forwards import FeedForward
 from migrator.recognise.gating import Gateless, has_bias, is_call_of
 from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.spelling import call, free_name, runtime_name
@@ -28,6 +28,8 @@ class Gated:
 
 def gated(index: FileIndex, place: Gateless, *, narrow: bool) -> Gated:
     """The edits for one place; `narrow` takes the hidden width to that of as many parameters as before."""
+    if place.found.halves is not None:
+        return _split(index, place, narrow)
     return _inline(index, place, narrow) if place.found.kind == "inline" else _sequential(index, place, narrow)
 
 
@@ -41,12 +43,23 @@ def _inline(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
     return Gated(found.first, up, found.last, (), (*edits, *_forward_edits(index, found, up)))
 
 
+def _split(index: FileIndex, place: Gateless, narrow: bool) -> Gated:
+    """Two products in two classes; each finds the new width for itself."""
+    found, halves, up = place.found, place.found.halves, _up_name(place.found)
+    assert halves is not None
+    edits = [*_init_edits(index, place, up, narrow), *_initial_values(index, found, up)]
+    paths = [frame.path for frame in halves.frames]
+    edits += _forward_edits(index, found, up)
+    return Gated(f"{paths[0]}.{found.first}", f"{paths[0]}.{up}", f"{paths[1]}.{found.last}", (), tuple(edits))
+
+
 def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Iterator[AnyEdit]:
-    found, first, last = place.found, place.first, place.last
+    found, first = place.found, place.first
     definition = found.owner.definition
-    statement = found.owner.attributes[found.first][0].statement
-    other = found.owner.attributes[found.last][0].statement
-    hidden = definition.source(first.args[1])
+    statement = _built(found, found.first)
+    other = _built(found, found.last) if found.halves is None else statement
+    (wide, there), (into, _) = place.hidden, place.roles
+    hidden = definition.source(wide)
     bias = "".join(f", {k.arg}={definition.source(k.value)}" for k in first.keywords) if narrow else ""
     if narrow:
         width, imported = runtime_name(index, "swiglu_width")
@@ -55,12 +68,27 @@ def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Ite
         )
         earlier = min(statement, other, key=lambda one: one.lineno)
         yield Insert(definition, earlier, f"{name} = {width}({hidden})", "before")
-        yield Replace(definition, first.args[1], name)
-        yield Replace(definition, last.args[0], name)
+        yield Replace(definition, wide, name)
+        if found.halves is None:
+            yield Replace(definition, there, name)
+        else:
+            apart = found.halves.last.definition
+            yield Replace(apart, there, f"{width}({apart.source(there)})")
         yield imported
         hidden = name
-    made = f"{definition.source(first.func)}({definition.source(first.args[0])}, {hidden}{bias})"
-    yield Insert(definition, statement, f"self.{up} = {made}")
+    widths = [definition.source(place.embed), hidden]
+    made = f"{definition.source(first.func)}({', '.join(widths if not into.into else widths[::-1])}{bias})"
+    items = found.owner.attribute(found.first.partition(".")[0]) if "." in found.first else None
+    if isinstance(items, ast.Call):
+        assert isinstance(items.args[0], ast.Call)
+        yield Argument(definition, items.args[0], f"{up.rpartition('.')[2]}={made}")
+    else:
+        yield Insert(definition, statement, f"self.{up} = {made}")
+
+
+def _built(found: FeedForward, name: str) -> ast.stmt:
+    """The statement that builds a product, alone or as an item of a ModuleDict."""
+    return found.owner.attributes[name.partition(".")[0]][0].statement
 
 
 def _initial_values(index: FileIndex, found: FeedForward, up: str) -> Iterator[AnyEdit]:
@@ -91,7 +119,9 @@ def _forward_edits(index: FileIndex, found: FeedForward, up: str) -> Iterator[An
         name = free_name(index, definition, "normed", "ffn_input")
         yield Insert(definition, call.statement, f"{name} = {argument}", "before")
         argument = name
-    gated = f"{spelling}(self.{found.first}({argument}), self.{up}({argument}))"
+    called = definition.source(call.node.func)  # `self.fc1`, or `m.fc1` in a lambda
+    beside = f"{called.rpartition('.')[0]}.{up.rpartition('.')[2]}"
+    gated = f"{spelling}({called}({argument}), {beside}({argument}))"
     nested = any(node is call.node for node in ast.walk(activation.node))
     if nested:
         yield Replace(definition, activation.node, gated)
@@ -119,10 +149,11 @@ def _drop_activation(found: FeedForward) -> Iterator[AnyEdit]:
 
 def _up_name(found: FeedForward) -> str:
     """`ffn_up` beside `ffn_fc1`, `up` beside `linear1`."""
-    prefix = re.match(r"(.*_)?[A-Za-z]*_?\d*$", found.first)
+    holder, dot, product = found.first.rpartition(".")
+    prefix = re.match(r"(.*_)?[A-Za-z]*_?\d*$", product)
     stem = (prefix.group(1) or "") if prefix else ""
-    taken = {*found.owner.attributes, *found.owner.methods}
-    return next(name for name in (f"{stem}up", f"{stem}up_proj", "swiglu_up") if name not in taken)
+    taken = {*found.owner.items_of(holder)} if dot else {*found.owner.attributes, *found.owner.methods}
+    return holder + dot + next(name for name in (f"{stem}up", f"{stem}up_proj", "swiglu_up") if name not in taken)
 
 
 # --- nn.Sequential ------------------------------------------------------------------------------------------------

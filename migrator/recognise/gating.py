@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import Modern, Place, Refusal, Swap
-from migrator.recognise.blocks import (
-    FeedForward,
-    blocks,
-    feed_forwards,
-    has_modern_feed_forward,
-    linears,
-    strange_feed_forward,
-)
+from migrator.recognise.blocks import blocks
 from migrator.recognise.borrowers import assigned_nodes, borrower
 from migrator.recognise.composition import users_of
 from migrator.recognise.constants import init_values
+from migrator.recognise.feed_forwards import (
+    FeedForward,
+    feed_forwards,
+    has_modern_feed_forward,
+    of_sum,
+    strange_feed_forward,
+)
+from migrator.recognise.halves import apart, halves_elsewhere
 from migrator.recognise.index import FileIndex
+from migrator.recognise.lambdas import aliases, kept_lambda
+from migrator.recognise.layers import Layer, Sum, is_gated, layers
+from migrator.recognise.matrices import Roles, products, roles
 from migrator.recognise.pairs import partners
 
 REFUSALS = {
@@ -32,6 +36,7 @@ REFUSALS = {
 
 _SIMPLE = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr
 
+_PLAIN = "keep it, or bring it to fc2(relu(fc1(x)))"
 _WEIGHTS = ("parameters", "named_parameters", "apply")
 
 
@@ -45,16 +50,34 @@ class Gateless:
     last: ast.Call
 
     @property
+    def roles(self) -> tuple[Roles, Roles]:
+        """What the arguments of the two calls mean."""
+        first, last = (roles(self.found.owner.index, call) for call in (self.first, self.last))
+        assert first is not None and last is not None
+        return first, last
+
+    @property
+    def embed(self) -> ast.expr:
+        """The width of what goes into the first product."""
+        return self.first.args[self.roles[0].into]
+
+    @property
+    def hidden(self) -> tuple[ast.expr, ast.expr]:
+        """The hidden width, as either product has it."""
+        first, last = self.roles
+        return self.first.args[first.out], self.last.args[last.into]
+
+    @property
     def biases(self) -> tuple[bool, bool]:
         """Which of the two products has a bias."""
         return has_bias(self.first), has_bias(self.last)
 
     @property
     def activation_name(self) -> str:
-        """ReLU, GELU or tanh GELU."""
-        if self.found.name != "gelu":
-            return "ReLU"
-        return "tanh GELU" if self.approximate else "GELU"
+        """ReLU, GELU, tanh GELU or quick GELU."""
+        if self.found.name == "gelu":
+            return "tanh GELU" if self.approximate else "GELU"
+        return self.found.name.replace("relu", "ReLU").replace("gelu", "GELU")
 
     @property
     def approximate(self) -> bool:
@@ -93,7 +116,8 @@ class Gateless:
 
     def widths(self, index: FileIndex) -> tuple[int, int] | None:
         """Embedding and hidden width, where the file itself says them."""
-        found = set(zip(*(init_values(index, self.found.owner, arg) for arg in self.first.args), strict=True))
+        words = (self.embed, self.hidden[0])
+        found = set(zip(*(init_values(index, self.found.owner, word) for word in words), strict=True))
         known = {(int(a), int(b)) for a, b in found if a is not None and b is not None}
         return known.pop() if len(found) == len(known) == 1 else None
 
@@ -102,18 +126,41 @@ def gateless(index: FileIndex) -> Iterator[Gateless | Modern | Refusal]:
     """Every feed-forward of a block: one that can be given a gate, one that has a gate already, or why it can't."""
     for found in feed_forwards(index):
         place = Place.of(found.owner.name, _node(found), found.owner.definition)
-        elsewhere = _used_elsewhere(index, found)
+        elsewhere = _halves_elsewhere(index, found) if found.halves is not None else _used_elsewhere(index, found)
         if elsewhere:
             yield Refusal(place, "used-elsewhere", elsewhere, "give that other use a module of its own")
         else:
-            yield _inline(found, place) if found.kind == "inline" else _sequential(index, found, place)
+            yield _sequential(index, found, place) if found.kind == "sequential" else _products(found, place)
     for block in blocks(index).values():
         place = Place.of(block.info.name, block.info.node, block.info.definition)
         if has_modern_feed_forward(block):
             yield Modern(place, "gated feed-forward already")
         elif strange := strange_feed_forward(index, block):
             seen = f"`self.{strange}` is not two linear products with ReLU or GELU between them"
-            yield Refusal(place, "not-plain", seen, "keep it, or bring it to fc2(relu(fc1(x)))")
+            yield Refusal(place, "not-plain", seen, _PLAIN)
+    for layer in layers(index):
+        yield from _of_layer(index, layer)
+
+
+def _of_layer(index: FileIndex, layer: Layer) -> Iterator[Modern | Refusal]:
+    """What is said of a layer's feed-forward that is no plain one."""
+    node = layer.pairs.statement if layer.pairs is not None else layer.info.node
+    place = Place.of(layer.name, node, layer.info.definition)
+    for one in layer.sums:
+        if one.kind != "feed_forward" or of_sum(index, one) is not None:
+            continue
+        if is_gated(one):
+            yield Modern(place, "gated feed-forward already")
+        else:
+            seen = f"{_whereabouts(layer, one)} is not two linear products with ReLU or GELU between them"
+            yield Refusal(place, "not-plain", seen, _PLAIN)
+
+
+def _whereabouts(layer: Layer, one: Sum) -> str:
+    """The classes in which the feed-forward of a sum stands."""
+    owners = [step.frame.owner for step in reversed(one.steps)]
+    names = dict.fromkeys(owner.name for owner in owners if owner is not None and owner is not layer.info)
+    return f"the branch through {', '.join(names)}" if names else "the branch"
 
 
 def has_bias(linear: ast.Call) -> bool:
@@ -126,18 +173,25 @@ def _node(found: FeedForward) -> ast.AST:
     return found.owner.attributes[found.attribute][0].statement
 
 
+def _halves_elsewhere(index: FileIndex, found: FeedForward) -> str:
+    """What else uses a feed-forward in two classes, or their parts."""
+    held = {component.attribute for name in found.definitions for component in users_of(index, name)}
+    singled = _singled_out(index, {found.first, found.last}, held, _keys(found))
+    return halves_elsewhere(index, found) or singled
+
+
 def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     """What else uses the feed-forward, or its parts."""
     info = found.owner
-    known = blocks(index)
+    run = {id(frame.made) for layer in layers(index) for frame in layer.frames if frame.made is not None}
     paired = [partner for partner in partners(index) if partner.name == info.name]
-    if info.name not in known:
+    if info.name not in blocks(index):
         beside = {id(partner.call) for partner in paired}
         held = [component for component in users_of(index, info.name) if id(component.call) not in beside]
-        others = [component for component in held if component.owner.name not in known]
+        others = [c for c in held if c.owner.name not in blocks(index) and id(c.call) not in run]
         if others:
             return f"{others[0].owner.name}.{others[0].attribute}, which is in no block, is a {info.name} too"
-        inside = beside | {id(component.call) for component in held}
+        inside = beside | run | {id(component.call) for component in held}
         if any(id(site.call) not in inside for site in index.calls.get(info.name, [])):
             return f"{info.name} is also built outside of the blocks"
     attributes = {found.first, found.last} if found.kind == "inline" else {found.attribute}
@@ -145,15 +199,37 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     if len({value.data for value in calls}) != len(calls):
         return "one of its products is called twice"
     own = {id(value.node.func) for value in calls if isinstance(value.node, ast.Call)}
+    own |= _nodes_of_items(found)
+    # Items of a ModuleDict are read by their own names, and with it.
+    attributes = {part for attribute in attributes for part in attribute.split(".")}
     line = borrower(index, info, attributes, own | set(assigned_nodes(info, attributes)))
     if line:
         return f"{line} uses a part of it"
     held_in = attributes | {component.attribute for component in users_of(index, info.name)}
     held_in |= {partner.attribute for partner in paired}
-    return _singled_out(index, attributes if found.kind == "inline" else set(), held_in)
+    return _singled_out(index, attributes if found.kind == "inline" else set(), held_in, _keys(found))
 
 
-def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
+def _keys(found: FeedForward) -> set[int]:
+    """The names by which its class keeps items in dicts."""
+    dicts = (node for node in ast.walk(found.owner.node) if isinstance(node, ast.Dict))
+    return {id(key) for one in dicts for key in one.keys if key is not None}
+
+
+def _nodes_of_items(found: FeedForward) -> set[int]:
+    """How classes read items of ModuleDicts, and parts in lambdas, of their own."""
+    nodes: list[ast.AST] = []
+    for info in found.owner.index.modules.values() if found.kept_in or "." in found.first else ():
+        kept = [made for name in info.attributes if (made := kept_lambda(info, name)) is not None]
+        for made in [*kept, *(aliases(info).values() if kept else ())]:
+            nodes += ast.walk(made)
+        items = {f"self.{name}.{key}" for name in info.attributes for key in info.items_of(name)}
+        read = [n for n in ast.walk(info.node) if isinstance(n, ast.Attribute) and ast.unparse(n) in items]
+        nodes += [node for one in read for node in ast.walk(one)]
+    return {id(node) for node in nodes}
+
+
+def _singled_out(index: FileIndex, products: set[str], held: set[str], own: set[int]) -> str:
     """Who freezes the feed-forward, or treats the weights of one product alone and would miss the new one."""
     for definition in index.definitions:
         for node in definition.nodes:
@@ -161,7 +237,8 @@ def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
                 frozen = node.attr == "requires_grad_" and node.value.attr in held
                 if frozen or (node.attr in _WEIGHTS and node.value.attr in products):
                     return f"line {definition.line(node)} treats its weights in a way of their own"
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and products & {*node.value.split(".")}:
+            text = node.value if isinstance(node, ast.Constant) and id(node) not in own else None
+            if isinstance(text, str) and products & {*text.split(".")}:
                 return f"line {definition.line(node)} addresses a part of it by name"
     return ""
 
@@ -169,15 +246,29 @@ def _singled_out(index: FileIndex, products: set[str], held: set[str]) -> str:
 # --- products written in forward --------------------------------------------------------------------------------
 
 
-def _inline(found: FeedForward, place: Place) -> Gateless | Refusal:
-    calls = linears(found.owner)
-    first, last = calls[found.first], calls[found.last]
+def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
+    if found.halves is None:
+        calls = products(found.owner)
+        return _inline(found, place, calls[found.first], calls[found.last])
+    first, last = products(found.owner)[found.first], products(found.halves.last)[found.last]
     if not (_plain(first) and _plain(last)):
         return _unknown_widths(place, first)
-    if ast.dump(first.args[1]) != ast.dump(last.args[0]):
-        seen = f"hidden width is `{ast.unparse(first.args[1])}` here and `{ast.unparse(last.args[0])}` there"
+    gateless = Gateless(found, place, first, last)
+    reason = apart(found, *gateless.hidden)
+    return Refusal(place, *reason) if reason is not None else gateless
+
+
+def _inline(found: FeedForward, place: Place, first: ast.Call, last: ast.Call) -> Gateless | Refusal:
+    if not (_plain(first) and _plain(last)):
+        return _unknown_widths(place, first)
+    here, there = Gateless(found, place, first, last).hidden
+    if ast.dump(here) != ast.dump(there):
+        seen = f"hidden width is `{ast.unparse(here)}` here and `{ast.unparse(there)}` there"
         return Refusal(place, "hidden-width", seen, "use one expression for both")
     assert found.call is not None and found.activation is not None
+    if (found.kept_in or "." in found.first + found.last) and not _can_be_edited(found):
+        seen = f"`{found.first}` takes more than a name, or is no keyword of one `nn.ModuleDict(dict(...))`"
+        return Refusal(place, "layout", seen, "write the feed-forward in forward")
     if not _side_by_side(found) or not isinstance(found.call.statement, _SIMPLE):
         seen = f"`{found.first}` and `{found.last}` are not built or not used in plain statements side by side"
         return Refusal(place, "layout", seen, "assign both in one block of `__init__`")
@@ -192,9 +283,19 @@ def _unknown_widths(place: Place, first: ast.Call) -> Refusal:
     return Refusal(place, "linear-arguments", f"`{ast.unparse(first)}` does not name both widths", remedy)
 
 
+def _can_be_edited(found: FeedForward) -> bool:
+    """Whether a lambda calls its first product on a name, and items of an nn.ModuleDict are keywords of one `dict`."""
+    given = found.call.node.args if found.call is not None and isinstance(found.call.node, ast.Call) else []
+    holders = {name.rpartition(".")[0] for name in (found.first, found.last)}
+    value = found.owner.attribute(max(holders)) if holders != {""} else None
+    inner = value.args[0] if isinstance(value, ast.Call) and value.args else None
+    fits = holders == {""} or (len(holders) == 1 and isinstance(inner, ast.Call))
+    return fits and len(given) == 1 and isinstance(given[0], ast.Name)
+
+
 def _side_by_side(found: FeedForward) -> bool:
     """Whether one list of statements of `__init__` builds both products."""
-    both = [found.owner.attributes[name][0].statement for name in (found.first, found.last)]
+    both = [found.owner.attributes[name.partition(".")[0]][0].statement for name in (found.first, found.last)]
     bodies = [
         body
         for node in ast.walk(found.owner.methods["__init__"])

@@ -6,9 +6,19 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.recognise.attention import attention_classes
+from migrator.recognise.attention import attending_classes
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.syntax import first_parameter
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """`owner.attribute` holds nn.ModuleLists of `members`, all built by `statement` of `__init__`."""
+
+    owner: ClassInfo
+    attribute: str
+    members: tuple[ast.expr, ...]
+    statement: ast.stmt
 
 
 @dataclass(frozen=True)
@@ -29,31 +39,62 @@ def partners(index: FileIndex) -> list[Partner]:
     return found
 
 
+def pairs_of(info: ClassInfo) -> list[Pairs]:
+    """The lists of pairs that `__init__` fills in one place each, and that some loop runs."""
+    key = ("pairs", info.node)
+    if key not in info.index.memo:
+        found = list(_pairs(info)) if "ModuleList" in info.definition.text else []
+        names = [pairs.attribute for pairs in found]
+        once = [pairs for pairs in found if names.count(pairs.attribute) == 1]
+        info.index.memo[key] = [pairs for pairs in once if _looped_over(info, pairs.attribute, len(pairs.members))]
+    result: list[Pairs] = info.index.memo[key]
+    return result
+
+
 def _of_class(index: FileIndex, info: ClassInfo) -> Iterator[Partner]:
-    attending = set(attention_classes(index))
-    if not attending or "ModuleList" not in info.definition.text:
-        return
-    for attribute, members in _pairs(index, info):
-        built = [list(_built(index, member)) for member in members]
+    attending = attending_classes(index)
+    for pairs in pairs_of(info) if attending else ():
+        built = [list(_built(index, member)) for member in pairs.members]
         beside = [calls for calls in built if not attending & {_named(call) for call in calls}]
-        if len(beside) < len(built) and _looped_over(info, attribute, len(members)):
+        if len(beside) < len(built):
             for calls in beside:
                 if calls:  # the innermost, in `PreNorm(dim, FeedForward(dim))`
-                    yield Partner(info, attribute, _named(calls[-1]), calls[-1])
+                    yield Partner(info, pairs.attribute, _named(calls[-1]), calls[-1])
 
 
-def _pairs(index: FileIndex, info: ClassInfo) -> Iterator[tuple[str, list[ast.expr]]]:
-    """(attribute, members) of each `self.attribute.append(nn.ModuleList([...]))` in `__init__`."""
+def _pairs(info: ClassInfo) -> Iterator[Pairs]:
     init = info.methods.get("__init__")
-    for node in ast.walk(init) if init is not None else ():
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr != "append":
-            continue
-        held, pair = node.func.value, node.args[0] if len(node.args) == 1 else None
-        own = isinstance(held, ast.Attribute) and ast.unparse(held.value) == first_parameter(init)
-        if own and isinstance(held, ast.Attribute) and isinstance(pair, ast.Call):
-            listed = pair.args[0] if len(pair.args) == 1 else None
-            if index.resolve(pair.func) == "torch.nn.ModuleList" and isinstance(listed, ast.List):
-                yield held.attr, listed.elts
+    for statement in init.body if init is not None else ():
+        for node in ast.walk(statement):
+            for attribute, value in _listed(info, node, first_parameter(init)):
+                members = _members(info.index, value)
+                if members is not None:
+                    yield Pairs(info, attribute, members, statement)
+
+
+def _listed(info: ClassInfo, node: ast.AST, self_name: str) -> Iterator[tuple[str, ast.expr]]:
+    """(attribute, one pair) of `self.name.append(pair)` and of `self.name = nn.ModuleList([pair for ...])`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+        held = node.func.value
+        if _is_own(held, self_name) and isinstance(held, ast.Attribute) and len(node.args) == 1:
+            yield held.attr, node.args[0]
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and _is_own(node.targets[0], self_name):
+        target, made = node.targets[0], node.value
+        listed = made.args[0] if isinstance(made, ast.Call) and len(made.args) == 1 else None
+        in_list = isinstance(made, ast.Call) and info.index.resolve(made.func) == "torch.nn.ModuleList"
+        if in_list and isinstance(target, ast.Attribute) and isinstance(listed, ast.ListComp | ast.GeneratorExp):
+            yield target.attr, listed.elt
+
+
+def _is_own(node: ast.expr, self_name: str) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node.value) == self_name
+
+
+def _members(index: FileIndex, pair: ast.expr) -> tuple[ast.expr, ...] | None:
+    if not isinstance(pair, ast.Call) or index.resolve(pair.func) != "torch.nn.ModuleList":
+        return None
+    listed = pair.args[0] if len(pair.args) == 1 else None
+    return tuple(listed.elts) if isinstance(listed, ast.List) else None
 
 
 def _built(index: FileIndex, member: ast.expr) -> Iterator[ast.Call]:

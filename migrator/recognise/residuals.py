@@ -9,6 +9,7 @@ from migrator.recognise.blocks import Block, Sublayer, linears
 from migrator.recognise.composition import components
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.lambdas import lambda_flow
 from migrator.recognise.stacks import Stack
 from migrator.recognise.values import Flow, Value, strip
 
@@ -37,6 +38,9 @@ def _last_weight(index: FileIndex, info: ClassInfo, value: Value, depth: int = 6
         return None
     if value.data in linears(info):
         return f"{value.data}.weight"
+    kept = lambda_flow(info, str(value.data))
+    if kept is not None:
+        return _last_weight(index, info, _returned(kept), depth - 1)
     inside = _inside(index, info, value.data, depth)
     return f"{value.data}.{inside}" if inside is not None else None
 
@@ -59,11 +63,12 @@ def _inside(index: FileIndex, info: ClassInfo, attribute: str, depth: int) -> st
     if name == "torch.nn.MultiheadAttention":
         return "out_proj.weight"
     if name == "torch.nn.Sequential":
-        return _last_of_sequential(index, value)
+        return last_of_sequential(index, value)
     return None
 
 
-def _last_of_sequential(index: FileIndex, value: ast.Call) -> str | None:
+def last_of_sequential(index: FileIndex, value: ast.Call) -> str | None:
+    """The path of the weight that a Sequential ends with, but for dropout behind it."""
     for position in range(len(value.args) - 1, -1, -1):
         item = value.args[position]
         name = index.resolve(item.func) if isinstance(item, ast.Call) else None

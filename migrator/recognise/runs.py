@@ -42,10 +42,15 @@ def _flat(node: ast.expr) -> Iterator[ast.expr]:
 
 def obstacle_of(component: Component, function: FunctionNode, statement: ast.stmt, runs: int) -> Obstacle | None:
     """What keeps a stack from being `runs` = 1 run, by `statement` of `function`, of blocks of one class."""
-    attribute = component.attribute
     if not all(_is_block(member, component.name) for member in members(component)):
-        seen = f"`{attribute}` holds other modules besides the {component.name}s"
+        seen = f"`{component.attribute}` holds other modules besides the {component.name}s"
         return "mixed-stack", seen, "keep the blocks alone in one nn.Sequential or nn.ModuleList"
+    return run_obstacle(component, function, statement, runs)
+
+
+def run_obstacle(component: Component, function: FunctionNode, statement: ast.stmt, runs: int) -> Obstacle | None:
+    """What keeps what `component` holds from being run once, by `statement` of `function`."""
+    attribute = component.attribute
     if not runs:
         remedy = f"write `for block in self.{attribute}: x = block(x)`"
         return "run-unknown", f"it cannot be told how `{attribute}` is run", remedy

@@ -1,18 +1,36 @@
-"""Stacks of blocks in the class that owns them: what goes in, what comes out, and what meets the output first."""
+"""Stacks of blocks in the class that owns them: what goes in, what comes out, and what meets the output first.
+
+A stack of layers whose parts stand in several classes, or of pairs in a ModuleList, is one too (`layer_stacks`).
+"""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from migrator.recognise.blocks import NORMS, Block, blocks, norms
-from migrator.recognise.composition import Component, components, users_of
+from migrator.recognise.blocks import NORMS, Block, Sublayer, blocks, norms
+from migrator.recognise.composition import Component, components, copied, users_of
 from migrator.recognise.dataflow import flow_of, method_flow
-from migrator.recognise.index import ClassInfo, FileIndex
-from migrator.recognise.runs import members, obstacle_of
+from migrator.recognise.index import Assignment, ClassInfo, FileIndex
+from migrator.recognise.layers import Layer, layers
+from migrator.recognise.pairs import Pairs
+from migrator.recognise.runs import members, obstacle_of, run_obstacle
+from migrator.recognise.syntax import first_parameter
 from migrator.recognise.values import Flow, Value, strip, walked
 
-_PASSING = ("dropout", "contiguous", "identity", "view", "reshape", "transpose", "permute", "getitem", "to", "float")
+_PASSING = (
+    "dropout",
+    "contiguous",
+    "identity",
+    "view",
+    "reshape",
+    "transpose",
+    "permute",
+    "getitem",
+    "to",
+    "float",
+)
 
 
 @dataclass(eq=False)
@@ -22,6 +40,7 @@ class Stack:
     `statement` computes it. `normed` says what normalises the result, or is empty. `obstacle` is the (code, what was
     seen, remedy) that keeps the stack from being one run of one kind of block; `chained` names the attribute of the
     stack that goes on with the result, or that the entry comes from; `last` tells whether no stack goes on with it.
+    `layer` is what the block is where its sums or norms stand in other classes.
     """
 
     owner: ClassInfo
@@ -35,11 +54,31 @@ class Stack:
     obstacle: tuple[str, str, str] | None = None
     chained: str = ""
     last: bool = True
+    layer: Layer | None = None
+
+    @property
+    def name(self) -> str:
+        """What the stack is made of, for people."""
+        return self.layer.name if self.layer is not None else self.block.info.name
 
 
 def stacks(index: FileIndex) -> list[Stack]:
     """All stacks of blocks, in order of the source."""
-    known = blocks(index)
+    return _stacks_of(index, blocks(index))
+
+
+def layer_stacks(index: FileIndex) -> list[Stack]:
+    """All stacks of layers that are no blocks."""
+    found = layers(index)
+    classes = {layer.info.name: layer for layer in found if layer.pairs is None}
+    known = {name: _as_block(layer) for name, layer in classes.items()}
+    stacked = [*_stacks_of(index, known), *_copied_stacks(index, known)]
+    for stack in stacked:
+        stack.layer = classes[stack.block.info.name]
+    return [*stacked, *(_pair_stack(index, layer, layer.pairs) for layer in found if layer.pairs is not None)]
+
+
+def _stacks_of(index: FileIndex, known: Mapping[str, Block]) -> list[Stack]:
     found: list[Stack] = []
     for info in index.modules.values():
         if info.name in known:
@@ -49,6 +88,66 @@ def stacks(index: FileIndex) -> list[Stack]:
         _chain(own)
         found.extend(own)
     return found
+
+
+def _copied_stacks(index: FileIndex, known: Mapping[str, Block]) -> Iterator[Stack]:
+    """Stacks of deep copies of one block."""
+    for info in index.modules.values():
+        for component in copied(info):
+            if component.name in known and info.name not in known:
+                stack = _stack(index, info, component, known[component.name])
+                runs = int(stack.result.op != "opaque")
+                if stack.obstacle is not None and stack.obstacle[0] == "mixed-stack":
+                    stack.obstacle = run_obstacle(component, stack.flow.function, stack.statement, runs)
+                yield stack
+
+
+def _as_block(layer: Layer) -> Block:
+    flow = layer.sums[0].total.frame.callers[-1].flow
+    sums = ((one.kind, one.placement, one.total.value, one.residual.value, one.branch.value) for one in layer.sums)
+    return Block(layer.info, flow, [Sublayer(*one) for one in sums])
+
+
+def _pair_stack(index: FileIndex, layer: Layer, pairs: Pairs) -> Stack:
+    """The stack whose blocks are pairs in a ModuleList."""
+    info, result, block = layer.info, layer.result, _as_block(layer)
+    assert result is not None and result.statement is not None
+    made = info.attribute(pairs.attribute)
+    call = next((node for node in ast.walk(pairs.statement) if isinstance(node, ast.Call)), None)
+    assert made is not None and call is not None
+    built = Assignment(pairs.attribute, made, pairs.statement)
+    component = Component(info, pairs.attribute, layer.name, call, "list", built, "", made)
+    obstacle = run_obstacle(component, block.flow.function, result.statement, 1) or _grown(pairs)
+    if not layer.whole:
+        seen = f"only a part of what a step over `{pairs.attribute}` does can be told"
+        obstacle = "run-unknown", seen, "build each member of the pairs in one way, without a condition"
+    normed = _normed(index, info, block.flow, result)
+    if not normed and _given_out(block.flow, result):
+        obstacle = obstacle or _unclear_end(index, info)
+    stack = Stack(info, component, block, block.flow, result.args[0], result, result.statement, normed, obstacle)
+    stack.layer = layer
+    return stack
+
+
+def _grown(pairs: Pairs) -> tuple[str, str, str] | None:
+    """Whether `__init__` does anything with the list but fill it in one place."""
+    name = f"{first_parameter(pairs.owner.methods['__init__'])}.{pairs.attribute}"
+    uses = [
+        node
+        for node in ast.walk(pairs.owner.methods["__init__"])
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == name and isinstance(node.ctx, ast.Load)
+        and not any(node in scaled.args for scaled in _scalings(pairs.owner))
+    ]  # fmt: skip
+    if len(uses) < 2:
+        return None
+    return "mixed-stack", f"`{pairs.attribute}` is filled in several places", "fill it in one loop"
+
+
+def _scalings(info: ClassInfo) -> list[ast.Call]:
+    """What already scales initial values by depth."""
+    values = [info.attribute(name) for name in info.attributes]
+    calls = [value for value in values if isinstance(value, ast.Call)]
+    return [call for call in calls if info.index.resolve(call.func) == "runtime.DepthScaledInit"]
 
 
 def norm_of_their_own(block: Block) -> str:
@@ -81,10 +180,59 @@ def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block
     norms_after = [_normed_inside(component) or _normed(index, info, flow, value) for flow, _, value, _ in runs]
     obstacle = obstacle_of(component, flow.function, statement, sum(value.op != "opaque" for _, _, value, _ in runs))
     normed = norms_after[0] if all(norms_after) else ""
-    if not normed and obstacle is None and _given_out(flow, result) and any(_after_holders(index, info, 4)):
-        seen = f"some of the classes that hold {info.name} normalise its output, others do not"
-        obstacle = "one-of-several", seen, f"give {info.name} the norm, and take it from those that hold it"
+    if not normed and _given_out(flow, result):
+        obstacle = obstacle or _unclear_end(index, info)
     return Stack(info, component, block, flow, entry, result, statement, normed, obstacle)
+
+
+def _unclear_end(index: FileIndex, info: ClassInfo) -> tuple[str, str, str] | None:
+    """Whether it cannot be told for all uses of the owner together that no norm follows."""
+    if any(_after_holders(index, info, 4)):
+        seen = f"some of the classes that hold {info.name} normalise its output, others do not"
+        return "one-of-several", seen, f"give {info.name} the norm, and take it from those that hold it"
+    staged = _staged(index, info)
+    if staged:
+        seen = f"`{staged[0]}` goes on into `{staged[1]}`, another {info.name}, so no norm there would be the final one"
+        return "one-of-several", seen, "normalise what the last of them gives out by hand"
+    return _built_in_passing(index, info)
+
+
+def _staged(index: FileIndex, info: ClassInfo) -> tuple[str, str] | None:
+    """Two attributes with instances of the class, if the output of the first reaches the second."""
+    held = users_of(index, info.name)
+    for holder in {c.owner for c in held}:
+        names = {c.attribute for c in held if c.owner is holder}
+        for flow in (
+            flow_of(index, holder.definition, m, holder) for n, m in holder.methods.items() if n != "__init__"
+        ):
+            calls = [value for value in flow.values if value.op == "module" and value.data in names]
+            for first, second in ((a, b) for a in calls for b in calls if a is not b and a.data != b.data):
+                if _reaches(first, second):
+                    return str(first.data), str(second.data)
+    return None
+
+
+def _reaches(first: Value, second: Value) -> bool:
+    seen: set[Value] = set()
+    todo = [first]
+    while todo:
+        value = todo.pop()
+        if value is second:
+            return True
+        if value not in seen:
+            seen.add(value)
+            todo.extend(value.users)
+    return False
+
+
+def _built_in_passing(index: FileIndex, info: ClassInfo) -> tuple[str, str, str] | None:
+    """Whether a class of the file builds the owner where it cannot be told what its output meets first."""
+    known = {id(holder.call) for holder in users_of(index, info.name)}
+    for site in index.calls.get(info.name, []):
+        if id(site.call) not in known and site.definition.name in index.modules and site.definition.name != info.name:
+            seen = f"line {site.definition.line(site.call)} builds {info.name} where it cannot be told what follows it"
+            return "one-of-several", seen, f"assign {info.name} to an attribute, and call that"
+    return None
 
 
 def _chain(own: list[Stack]) -> None:

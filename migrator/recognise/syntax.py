@@ -76,6 +76,15 @@ def walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
         yield from walk_statements(inner_statements(statement))
 
 
+def once_assigned(function: FunctionNode) -> dict[str, ast.expr]:
+    """What a function assigns once, in a plain statement, by the text of the target."""
+    found: dict[str, list[ast.expr]] = {}
+    for statement in walk_statements(function.body):
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            found.setdefault(ast.unparse(statement.targets[0]), []).append(statement.value)
+    return {name: values[0] for name, values in found.items() if len(values) == 1}
+
+
 def inner_statements(statement: ast.stmt) -> list[ast.stmt]:
     """The statements directly inside of one, in order; of a nested definition none."""
     return [inner for block in blocks_of(statement) for inner in block]
