@@ -240,10 +240,20 @@ def _is_dataclass(info: ClassInfo) -> bool:
     return any("dataclass" in ast.unparse(decorator) for decorator in info.node.decorator_list)
 
 
-def _from_names(info: ClassInfo) -> Iterator[Guess]:
+class _Spelled(str):
+    """Source that stands for itself among values."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _from_names(info: ClassInfo, depth: int = 3) -> Iterator[Guess]:
     """Values by the names of parameters: first small ones for all, then those for the required alone."""
     signature = _signature(info)
-    options = {name: _role(name, note) for name, default, note in signature if default is None}
+    options = {
+        name: _modules(info.index, name, note, depth) or _role(name, note)
+        for name, default, note in signature if default is None
+    }  # fmt: skip
     shrunk = {
         name: _role(name, note) for name, default, note in signature
         if isinstance(default, ast.Constant) and type(default.value) is int and default.value > 2 * _SMALL
@@ -261,6 +271,16 @@ def _from_names(info: ClassInfo) -> Iterator[Guess]:
             if build["call"] not in seen:
                 seen.add(build["call"])
                 yield Guess(build, full, "names of its parameters" if choice else "its defaults")
+
+
+def _modules(index: FileIndex, name: str, annotation: str, depth: int) -> tuple[Any, ...]:
+    """`BERT(...)` for a parameter `bert: BERT`, or one whose name is that of a class of the file."""
+    plain = name.replace("_", "").lower()
+    known = [info for cls, info in index.modules.items() if annotation == cls or plain == cls.replace("_", "").lower()]
+    if depth == 0 or not known:
+        return ()
+    made = next(_from_names(known[0], depth - 1), None)
+    return (_Spelled(made.build["call"]),) if made is not None else ()
 
 
 def _choices(table: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:

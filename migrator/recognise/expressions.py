@@ -173,8 +173,9 @@ class Expressions:
             made = self.operation_of(node.func)
             if made is not None:  # nn.Softmax(dim=-1)(x)
                 return self.apply_module(node, node.func, made, [self.expression(arg) for arg in node.args], {}, None)
-        path = self.self_path(node.func)
-        called = self.callee(node.func) if path is None else None
+        func = self.run_by(node.func)
+        path = self.self_path(func)
+        called = self.callee(func) if path is None else None
         receiver = called[1] if called else []
         args = [*receiver, *(self.expression(arg) for arg in self.argument_nodes(node))]
         keywords = {k.arg: self.expression(k.value) for k in node.keywords if k.arg}
@@ -237,6 +238,14 @@ class Expressions:
                 self.names[name] = new
             elif held is not new and memory & roots(held):
                 self.names[name] = self.new("opaque", held)
+
+    def run_by(self, func: ast.expr) -> ast.expr:
+        """`self.attention` for `self.attention.forward`, which runs the same but for hooks."""
+        if not isinstance(func, ast.Attribute) or func.attr != "forward":
+            return func
+        inner = func.value
+        held = self.self_path(inner) is not None or (isinstance(inner, ast.Name) and inner.id in self.names)
+        return inner if held else func
 
     def callee(self, func: ast.expr) -> tuple[str, list[Value], Any]:
         """(op, receiver, data) of a call that is no submodule's."""

@@ -124,9 +124,16 @@ def of_sum(index: FileIndex, one: Sum) -> FeedForward | None:
             kind = _sequential_activation(index, made)
             return FeedForward(owner, flow, "sequential", "", "", None, None, kind, last.value.data) if kind else None
         if name == "torch.nn.Linear":
-            inside = [step.value for step in one.steps if step.frame is last.frame]
+            inside = list(_chain(last.value))
             return _two_products(owner, flow, inside) or _split(index, one)
     return None
+
+
+def _chain(last: Value) -> Iterator[Value]:
+    """A value and what it is made of, as the function says it that it stands in: first operands all the way."""
+    while last.op not in ("param", "add") and last.args:
+        yield last
+        last = last.args[0]
 
 
 def strange_feed_forward(index: FileIndex, block: Block) -> str:

@@ -171,12 +171,19 @@ def _loops_over(pairs: Pairs, attending: set[str]) -> Iterator[Layer]:
 
 
 def _layer(info: ClassInfo, end: Seen, top: Frame, attending: set[str]) -> Layer | None:
-    sums = list(_unwind(end, attending))[::-1]
+    sums = list(_unwind(_before_dropout(end), attending))[::-1]
     plain = all(one.kind == "attention" and one.placement == "none" for one in sums)  # as in convolutional nets
     if plain or not any(one.kind == "attention" for one in sums):
         return None
     frames = {frame for one in sums for seen in (one.total, *one.steps) for frame in seen.frame.callers} - {top}
     return Layer(info, sums, frames=frames)
+
+
+def _before_dropout(end: Seen) -> Seen:
+    """The sum, where what a layer gives out passes through dropout once more."""
+    end = settle(end)
+    inner = settle(Seen(end.value.args[0], end.frame)) if end.value.op == "dropout" else end
+    return inner if inner.value.op == "add" else end
 
 
 def _is_within(layer: Layer, others: set[str]) -> bool:
