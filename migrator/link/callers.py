@@ -24,7 +24,7 @@ def callers(unit: Unit, source: Source, names: frozenset[str]) -> list[str]:
         names: classes of the file whose function changes.
     """
     together = {member.path for member in unit.members} or {source.target}
-    apart = {(row.importer, row.name): f" ({row.why})" for row in unit.apart if row.origin.path == source.target}
+    apart = {(row.importer, row.name): f" ({row.why})" for row in unit.apart if row.origin == source.target}
     users: dict[str, dict[str, str]] = {}
     for member, borrowed in _importers(unit.siblings, source, names):
         if member.path not in together:

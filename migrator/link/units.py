@@ -37,12 +37,22 @@ class Unit:
     members: tuple[Member, ...] = ()
     apart: tuple[Apart, ...] = ()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For another process: the texts, which are parsed there anew."""
+        return _restored, (self.given, tuple(member.source for member in self.members), self.apart)
+
+
+def _restored(given: tuple[Source, ...], sources: tuple[Source, ...], apart: tuple[Apart, ...]) -> Unit:
+    siblings = Siblings(sources or given)
+    members = (siblings.member(source.target) for source in sources)
+    return Unit(given, siblings, tuple(member for member in members if member is not None), apart)
+
 
 @dataclass(frozen=True)
 class Apart:
     """`importer` takes `name` from `origin`, and is not read together with it."""
 
-    origin: Member
+    origin: Path
     importer: Path
     line: int
     name: str
@@ -82,7 +92,7 @@ def _in_order(groups: _Groups, sources: Sequence[Source], others: Sequence[Sourc
         inside = {source.target, *(member.path for member in group)}
         given = tuple(other for other in (*sources, *others) if other.target in inside)
         done |= inside
-        apart = tuple(row for row in groups.apart if row.origin.path in inside)
+        apart = tuple(row for row in groups.apart if row.origin in inside)
         members = groups.with_context(group)
         yield Unit(given, groups.siblings, tuple(groups.ordered(members)) if len(members) > 1 else (), apart)
 
@@ -120,7 +130,7 @@ class _Groups:
         why = self._tried[tried] if borrowed.local == borrowed.name else f"it calls it `{borrowed.local}`"
         if why:
             line = borrowed.definition.line(borrowed.node)
-            self.apart.append(Apart(borrowed.origin, member.path, line, borrowed.name, why))
+            self.apart.append(Apart(borrowed.origin.path, member.path, line, borrowed.name, why))
             return
         for one in together:
             self.of[one.path] = together
@@ -129,8 +139,9 @@ class _Groups:
         """The group, and files of other groups that it uses, as far as that goes; these stay as they are."""
         members = list(group)
         for row in self.apart:
-            if any(member.path == row.importer for member in group):
-                for more in (self._closure(row.origin), [row.origin]):
+            origin = self.siblings.known(row.origin)
+            if origin is not None and any(member.path == row.importer for member in group):
+                for more in (self._closure(origin), [origin]):
                     new = [member for member in more if member not in members]
                     if new and not self._obstacle([*members, *new]):
                         members += new

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 INIT = "__init__.py"
+_RUNTIME = "runtime"
 
 
 def package_of(path: Path) -> tuple[str, Path]:
@@ -35,6 +36,8 @@ class ImportedFiles:
         above it.
         """
         parts = tuple(node.module.split(".")) if node.module else ()
+        if parts[:1] == (_RUNTIME,) and not node.level:
+            return None  # ours, though a copy of it may stand beside the file
         for root in self._roots(importer, node.level):
             found = self._file(root, parts)
             if found is not None and found != importer:

@@ -32,27 +32,46 @@ def totals(seen: list[Seen]) -> str:
     migrated = sum(sites[verdict] for verdict in ("proved", "not verified", "failed"))
     crashes = sum(row.verdict == "crash" for row in rows + later)
     lines = sum(look.lines for _, look, _ in seen)
+    could = sum(file.could for package, _, _ in seen for file in package.files.values())
+    models = [model for package, _, look in seen if package.kind == "legacy" for model in _models(look)]
+    reached = [model for model in models if _reaches(model)]
+    proved = [model for model in reached if all(row.verdict in ("proved", "unchanged") for row in model)]
     return "\n".join(
         [
             f"- {len(seen)} packages, {lines:,} lines, {crashes} crashes",
             f"- {sum(sites.values())} attention sites: {migrated} migrated, {sites['proved']} of them proved without any "
             f"configuration; {sites['modern']} modern already; {sites['refused']} refused with a reason",
-            f"- {_share(_attending(later), _further(later))} of the files that attend have something that phase 2 "
-            "changes or finds modern",
+            f"- of the {migrated + could} legacy sites that fused attention can compute exactly, {sites['proved']} are "
+            f"migrated and proved ({_percent(sites['proved'], migrated + could)}); the manifest names the {could} others "
+            "that could be",
+            f"- {len(models)} models, which are files read as one that attend and have blocks: phase 2 changes "
+            f"{len(reached)} of them ({_percent(len(reached), len(models))}), or finds them modern; {len(proved)} are proved",
         ]
     )
 
 
-def _attending(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row.count("migrated") + row.count("modern")]
+def _models(look: Look) -> list[list[Row]]:
+    """Files that are read as one, in which attention is fused now and blocks, stacks or feed-forwards were seen."""
+    units: dict[str, list[Row]] = {}
+    for row in look.rows:
+        units.setdefault(row.unit, []).append(row)
+    return [rows for rows in units.values() if _attends(rows) and _has_blocks(rows)]
 
 
-def _further(rows: list[Row]) -> list[Row]:
-    return [row for row in _attending(rows) if any(o.phase == 2 and o.status != "refused" for o in row.outcomes)]
+def _attends(rows: list[Row]) -> bool:
+    return any(row.count("migrated") for row in rows)
 
 
-def _share(all_: list[Row], some: list[Row]) -> str:
-    return f"{len(some)} of {len(all_)}"
+def _has_blocks(rows: list[Row]) -> bool:
+    return any(o.codemod == "block" or o.phase == 2 for row in rows for o in row.outcomes)
+
+
+def _reaches(rows: list[Row]) -> bool:
+    return any(o.phase == 2 and o.status in ("migrated", "modern") for row in rows for o in row.outcomes)
+
+
+def _percent(some: int, of: int) -> str:
+    return f"{100 * some / max(of, 1):.0f} %"
 
 
 def page(seen: list[Seen]) -> str:

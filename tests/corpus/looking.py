@@ -34,6 +34,7 @@ class Row:
     verdict: str
     notes: tuple[str, ...] = ()
     text: str = ""
+    unit: str = ""  # the first of the files that this one is read as one with
 
     @property
     def words(self) -> list[str]:
@@ -99,9 +100,9 @@ def _rows(unit: Unit, phase: Phase, prover: Prover | None, before: dict[str, Row
     verdict, notes = _proved(plans, prover, [before.get(name) for name in names])
     for name, planned in zip(names, plans, strict=True):
         if planned.changed:
-            yield Row(name, planned.outcomes, verdict, notes, planned.text)
+            yield Row(name, planned.outcomes, verdict, notes, planned.text, names[0])
         else:
-            yield Row(name, planned.outcomes, "unchanged")
+            yield Row(name, planned.outcomes, "unchanged", unit=names[0])
 
 
 def _proved(plans: list[Plan], prover: Prover | None, before: list[Row | None]) -> tuple[str, tuple[str, ...]]:

@@ -17,11 +17,16 @@ HEAD = "# What `make corpus` expects. Rows are sorted; see manifest.py for what 
 
 @dataclass
 class File:
-    """A file of a package: what is expected there, and the reason."""
+    """A file of a package: what is expected there, and the reason.
+
+    Args:
+        could: how many of its refused attentions fused attention could compute exactly, as a person judges.
+    """
 
     path: str
     expect: list[str]
     why: str = ""
+    could: int = 0
 
 
 @dataclass
@@ -64,4 +69,5 @@ def _package(package: Package) -> str:
     for _, file in sorted(package.files.items()):
         lines += ["", "  [[package.file]]", f"  path = {json.dumps(file.path)}"]
         lines += [f"  expect = {json.dumps(file.expect)}", f"  why = {json.dumps(file.why)}"]
+        lines += [f"  could = {file.could}"] if file.could else []
     return "\n".join(lines) + "\n"

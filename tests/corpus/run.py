@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from migrator import prove
@@ -109,7 +109,7 @@ def update(packages: list[Package], seen: list[Seen]) -> None:
         words = found(one.drop_in, one.architecture)
         old = one.package.files
         one.package.files = {
-            path: File(path, said, old[path].why if path in old else "") for path, said in words.items()
+            path: replace(old[path], expect=said) if path in old else File(path, said) for path, said in words.items()
         }
     manifest.save(packages)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from migrator.codemod import Phase
 from migrator.run.cache import Cache
 
 ROOT = Path(__file__).parents[2]
@@ -150,14 +151,36 @@ def test_other_options_are_other_entries(tree: Path, options: tuple[str, ...]) -
 
 
 def test_another_tool_is_another_key(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from migrator.link.units import units
     from migrator.read.source import read
     from migrator.rewrite.plan import Plan
 
     source = read(tree / "m00.py")
+    (unit,) = units([source])
     old, new = (Cache(tree / ".cache", "[]", tool) for tool in ("1", "2"))
-    old.keep(source, Plan(source.path, source.text, source.text))
-    assert old.plan(source) is not None
-    assert new.plan(source) is None
+    old.keep(unit, [Plan(source.path, source.text, source.text)])
+    assert old.plans(unit) is not None
+    assert new.plans(unit) is None
+
+
+def test_a_sibling_that_changes_is_another_key(tmp_path: Path) -> None:
+    from migrator.link.planning import plan
+    from migrator.link.units import Unit, units
+    from migrator.read.source import read
+
+    def unit() -> Unit:
+        (found,) = units([read(tmp_path / "block.py")])
+        return found
+
+    (tmp_path / "part.py").write_text("import torch.nn as nn\n\n\nclass Part(nn.Module):\n    pass\n")
+    text = "import torch.nn as nn\nfrom part import Part\n\n\nclass Attention(nn.Module):\n    part = Part\n"
+    (tmp_path / "block.py").write_text(text)
+    cache = Cache(tmp_path / ".cache", "[]", "1")
+    assert len(unit().members) == 2
+    cache.keep(unit(), plan(unit(), phase=Phase.DROP_IN))
+    assert cache.plans(unit()) is not None
+    (tmp_path / "part.py").write_text("import torch.nn as nn\n\n\nclass Part(nn.Module):\n    other = 1\n")
+    assert cache.plans(unit()) is None
 
 
 def test_the_tool_is_known_by_every_module_that_decides() -> None:
