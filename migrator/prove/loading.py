@@ -9,7 +9,7 @@ import linecache
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from migrator.errors import printable
@@ -34,22 +34,83 @@ def load(text: str, path: Path, *, definitions_only: bool) -> tuple[types.Module
     sys.argv = [str(path)]
     sys.path.insert(0, str(root))
     sys.path.append(str(root.parent))  # scripts in a folder that is imported from the one above it
+    # Where inspect and tracebacks look, so that both see this text and not that of the file.
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
+    tree = ast.parse(text)
+    ways = _WAYS if package and _imports_from(text, package) else _WAYS[:1]
+    if definitions_only:
+        return _definitions(tree, path, package, ways)
+    return _whole(tree, path, package, ways), []
+
+
+# How the packages around a file are there while it runs: as Python finds them when something is imported from them; as
+# folders alone, without what their `__init__.py` does; and run before, as they are when the file itself is imported.
+_WAYS = ("as imported", "as folders", "run before")
+
+
+def _whole(tree: ast.Module, path: Path, package: str, ways: Sequence[str]) -> types.ModuleType:
+    first: Exception | None = None
+    for way in ways:
+        before = set(sys.modules)
+        module = _module(path, package, way)
+        try:
+            exec(compile(tree, str(path), "exec"), module.__dict__)
+        except Exception as error:
+            first = first or error
+            _forget(before)
+        else:
+            return module
+    assert first is not None
+    raise first
+
+
+def _definitions(tree: ast.Module, path: Path, package: str, ways: Sequence[str]) -> tuple[types.ModuleType, list[str]]:
+    """The definitions alone, in the way in which the fewest have to be left out."""
+    results: list[tuple[types.ModuleType, list[str], str]] = []
+    for way in ways:
+        before = set(sys.modules)
+        module = _module(path, package, way)
+        notes = list(_run_definitions(tree, str(path), module))
+        if not notes:
+            return module, notes
+        results.append((module, notes, way))
+        _forget(before)
+    _, notes, best = min(results, key=lambda found: len(found[1]))
+    if best == ways[-1]:
+        return results[-1][0], notes
+    module = _module(path, package, best)
+    return module, list(_run_definitions(tree, str(path), module))
+
+
+def _module(path: Path, package: str, way: str) -> types.ModuleType:
+    """The module that a text is going to be."""
     name = f"{package}.{path.stem}" if package else path.stem
-    if package and _imports_from(text, package):
-        with contextlib.suppress(Exception):  # as Python does, the package comes first, and may import this module
+    if way == "as folders":
+        _make_folders(package, path)
+    elif way == "run before":
+        with contextlib.suppress(Exception):
             importlib.import_module(package)
     if name in sys.modules:
         name = f"_migrate_{path.stem}"
     module = types.ModuleType(name)
     module.__file__, module.__package__ = str(path), package
     sys.modules[name] = module
-    # Where inspect and tracebacks look, so that both see this text and not that of the file.
-    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
-    tree = ast.parse(text)
-    if not definitions_only:
-        exec(compile(tree, str(path), "exec"), module.__dict__)
-        return module, []
-    return module, list(_run_definitions(tree, str(path), module))
+    return module
+
+
+def _make_folders(package: str, path: Path) -> None:
+    """The packages around a file, empty, but so that what lies in them can be imported."""
+    names = package.split(".")
+    for depth, folder in zip(range(len(names), 0, -1), path.parents, strict=False):
+        bare = types.ModuleType(".".join(names[:depth]))
+        bare.__path__ = [str(folder)]
+        sys.modules[bare.__name__] = bare
+
+
+def _forget(before: set[str]) -> None:
+    """Modules that came with a run that failed."""
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
 
 
 def _imports_from(text: str, package: str) -> bool:

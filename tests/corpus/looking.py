@@ -13,6 +13,7 @@ from pathlib import Path
 from migrator.codemod import Phase
 from migrator.errors import MigrateError
 from migrator.link.planning import plan
+from migrator.link.telling import in_files
 from migrator.link.units import Unit, units
 from migrator.prove import Prover
 from migrator.read.prefilter import may_belong_to_one, may_contain_transformer
@@ -119,7 +120,7 @@ def _proved(plans: list[Plan], prover: Prover | None, before: list[Row | None]) 
     whole = plans[0].whole or plans[0]
     verification = prover.prove(whole, timeout=SECONDS * len(changed))
     failed = tuple(f"{c.symbol}: {c.name}: {c.message}" for c in verification.checks if not c.passed)
-    return verification.status, failed or verification.notes
+    return verification.status, tuple(in_files(note, whole.extents) for note in failed or verification.notes)
 
 
 def refusals(rows: list[Row]) -> Counter[str]:
