@@ -111,6 +111,19 @@ def mentioned(index: FileIndex, name: str) -> list[ClassInfo]:
     return found
 
 
+def named_below(index: FileIndex, names: list[str]) -> list[Definition]:
+    """The definitions of these names, of the names in them, and so on."""
+    table = {definition.name: definition for definition in index.definitions if definition.name}
+    found: list[Definition] = []
+    todo = list(names)
+    while todo:
+        definition = table.get(todo.pop())
+        if definition is not None and definition not in found:
+            found.append(definition)
+            todo += sorted({node.id for node in ast.walk(definition.tree) if isinstance(node, ast.Name)})
+    return found
+
+
 def reached(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> set[str]:
     """The classes of `wanted` that an instance of the class holds, itself included."""
     found = {name} & wanted
