@@ -189,11 +189,13 @@ def _of_lookup(definition: Definition, lookup: Lookup) -> Iterator[Departure]:
 
 def said_of(group: PositionGroup) -> str:
     """What the positions are that leave."""
-    learned = [f"{one.info.name}.{one.attribute}" for one in group.consumers if one.table is not None]
-    if not learned:
-        return "additive sinusoid"
-    others = "additive sinusoid and " if len(learned) < len(group.consumers) else ""
-    return f"{others}learned positions ({', '.join(learned)} leaves the state dict)"
+    tables = [one for one in group.consumers if one.table is not None]
+    learned = [f"{one.info.name}.{one.attribute}" for one in tables if one.table and not one.table.is_sinusoid]
+    frozen = [f"{one.info.name}.{one.attribute}" for one in tables if one.table and one.table.is_sinusoid]
+    words = ["additive sinusoid"] if len(tables) < len(group.consumers) else []
+    words += [f"additive sinusoid ({', '.join(frozen)} leaves the state dict)"] if frozen else []
+    words += [f"learned positions ({', '.join(learned)} leaves the state dict)"] if learned else []
+    return " and ".join(words)
 
 
 def _dropping(consumer: Consumer, value: Value) -> Departure:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from migrator.recognise.anatomy import Obstacle, text_of
 from migrator.recognise.ancestry import Ancestor, ancestry, flows, serves_attention
 from migrator.recognise.index import FileIndex
+from migrator.recognise.trial.waves import waves
 from migrator.recognise.values import Flow, Value, made_by, strip
 
 _CODE = "padded"
@@ -33,7 +34,12 @@ def _of(flow: Flow, value: Value) -> Iterator[Obstacle]:
         seen = f"`{text_of(value)}` looks rows up by places that are counted over a mask, in line {line}"
         yield Obstacle(flow, value.node, _CODE, seen)
         return
-    handed = _handed_in(places)
+    wave = next((wave for wave in waves(flow.owner) if wave.attribute == value.data), None) if flow.owner else None
+    if wave is not None and wave.empty is not None:
+        seen = f"`{text_of(value)}` looks rows up in a sinusoid whose row {wave.empty} is empty"
+        yield Obstacle(flow, value.node, _CODE, seen)
+        return
+    handed = _handed_in(places) or (_given(places) if wave is not None else "")
     if handed:
         seen = f"`{text_of(value)}` looks rows up by `{handed}`, which a caller may hand in"
         yield Obstacle(flow, value.node, _CODE, seen)
@@ -41,7 +47,7 @@ def _of(flow: Flow, value: Value) -> Iterator[Obstacle]:
 
 def _places(flow: Flow, value: Value) -> Value | None:
     """By what an embedding, or a table that is kept in an attribute, is looked up."""
-    if value.op == "module" and made_by(flow, value) == "torch.nn.Embedding" and len(value.args) == 1:
+    if value.op == "module" and made_by(flow, value).startswith("torch.nn.Embedding") and len(value.args) == 1:
         return value.args[0]
     if value.op == "call" and value.data == "torch.nn.functional.embedding" and value.args:
         return value.args[0]
@@ -80,6 +86,14 @@ def _handed_in(places: Value) -> str:
     sides = [strip(side) for side in places.args[1:]]
     names = [str(side.data) for side in sides if side.op == "param"]
     return names[0] if len(names) == 1 and any(_is_numbered(side) for side in sides) else ""
+
+
+def _given(places: Value) -> str:
+    """The parameter that the places are, in some layout."""
+    places = strip(places)
+    while places.op in _LAYOUT and places.args:
+        places = strip(places.args[0])
+    return str(places.data) if places.op == "param" else ""
 
 
 def _is_numbered(value: Value) -> bool:
