@@ -102,7 +102,8 @@ def _of_consumer(index: FileIndex, consumer: Consumer) -> Obstacle | None:
         return "mixed-consumers", seen, remedy
     reader = other_reader(index, consumer)
     if reader:
-        return "positions-read", f"{where} is read by {reader}", "remove that use, or keep the positions"
+        use = "those uses" if "lines" in reader else "that use"
+        return "positions-read", f"{where} is read by {reader}", f"remove {use}, or keep the positions"
     for flow, value in consumer.calls:
         if consumer.table is not None:
             assert value.node is not None
@@ -171,6 +172,9 @@ def departures(group: PositionGroup) -> Iterator[Departure]:
             yield Departure(definition, consumer.assignment.statement, None, None)
         for lookup in table.lookups if table is not None else ():
             yield from _of_lookup(definition, lookup)
+        for one in table.upkeep if table is not None else ():
+            kept = one.kept
+            yield Departure(definition, one.node, None if kept is None else definition.source(kept), None)
         for _, value in consumer.calls if table is None else ():
             yield _of_call(definition, value) if consumer.replacement is None else _dropping(consumer, value)
 

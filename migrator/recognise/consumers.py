@@ -55,9 +55,11 @@ class Consumer:
 
     @property
     def named(self) -> set[int]:
-        """The ids of the nodes by which the calls name the attribute."""
+        """The ids of the nodes by which the calls, and what goes with them, name the attribute."""
+        kept_up = self.table.upkeep if self.table is not None else []
+        upkeep = {id(node) for one in kept_up for node in ast.walk(one.gone)}
         reads = [lookup.read for lookup in self.table.lookups] if self.table else [value for _, value in self.calls]
-        return {id(node) for read in reads for node in _naming(read)}
+        return upkeep | {id(node) for read in reads for node in _naming(read)}
 
 
 @dataclass(eq=False)

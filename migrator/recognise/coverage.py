@@ -61,7 +61,12 @@ def _bare_uses(index: FileIndex, consumer: Consumer) -> Iterator[str]:
 
 
 def other_reader(index: FileIndex, consumer: Consumer) -> str:
-    """Code that uses the encoding in another way than the consumer's own calls."""
+    """Code that uses the encoding in another way than the consumer's own calls: "line 4", "lines 4, 9"."""
+    lines = sorted(set(_other_lines(index, consumer)))
+    return f"{'line' if len(lines) == 1 else 'lines'} {', '.join(map(str, lines))}" if lines else ""
+
+
+def _other_lines(index: FileIndex, consumer: Consumer) -> Iterator[int]:
     calls = consumer.named
     own = {id(node) for node in ast.walk(consumer.assignment.statement)}
     kin = family(index, consumer.info)
@@ -73,12 +78,11 @@ def other_reader(index: FileIndex, consumer: Consumer) -> str:
             if id(node) in calls | own:
                 continue
             if _names_attribute(node, attribute):
-                return f"line {definition.line(node)}"
+                yield definition.line(node)
             if isinstance(node, ast.Attribute) and node.attr == attribute:
                 alone = isinstance(node.value, ast.Name) and node.value.id == "self"
                 if not alone or (definition in kin and not held):  # `self.wpe` is no item of `self.transformer`
-                    return f"line {definition.line(node)}"
-    return ""
+                    yield definition.line(node)
 
 
 def _names_attribute(node: ast.AST, attribute: str) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Assignment, ClassInfo, FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.shapes import size_of
 from migrator.recognise.trial.waves import waves
+from migrator.recognise.upkeep import Upkeep, upkeep
 from migrator.recognise.values import Flow, Value, made_by, strip
 
 _LAYOUT = frozenset({"unsqueeze", "expand", "expand_as", "repeat", "to", "long", "contiguous", "getitem", "view"})
@@ -48,6 +50,11 @@ class LearnedTable:
     @property
     def item(self) -> str:
         return self.attribute.rpartition(".")[2]
+
+    @cached_property
+    def upkeep(self) -> list[Upkeep]:
+        """What goes with the table."""
+        return upkeep(self.info, self.attribute)
 
     @property
     def is_sinusoid(self) -> bool:
