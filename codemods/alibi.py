@@ -26,6 +26,7 @@ from migrator.codemod import (
     Replace,
     Site,
 )
+from migrator.recognise import other_positions
 from migrator.recognise.anatomy import Attention
 from migrator.recognise.carriage import Departure, departures, group_obstacle, keepers, said_of
 from migrator.recognise.consumers import PositionGroup, groups
@@ -66,6 +67,7 @@ class ALiBi(Codemod):
         "conditional": "the positions are added under a condition",
         "offset": "the positions start somewhere else than at 0",
         "layout": "the place cannot be edited statement by statement",
+        **other_positions.REFUSALS,
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
@@ -73,12 +75,14 @@ class ALiBi(Codemod):
             first = group.consumers[0]
             symbol = ", ".join(consumer.info.name for consumer in group.consumers)
             place = Place.of(symbol, first.assignment.statement, first.info.definition)
-            obstacle = group_obstacle(index, group) or _heads(index, group)
+            obstacle = other_positions.relative_in(index, group) or group_obstacle(index, group)
+            obstacle = obstacle or _heads(index, group)
             yield Refusal(place, *obstacle) if obstacle is not None else _site(index, group, place)
         for consumer, doubt in keepers(index):
             place = Place.of(consumer.info.name, consumer.assignment.statement, consumer.info.definition)
             kept = Modern(place, "keeps its sinusoid: nothing in it attends, so a bias has no place")
             yield Refusal(place, *doubt) if doubt is not None else kept
+        yield from other_positions.refused(index, "alibi")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part

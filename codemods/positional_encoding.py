@@ -23,6 +23,7 @@ from migrator.codemod import (
     Site,
 )
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.learned import learned_tables
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.positions import Sinusoid, carriers, encodings, sinusoids
 from migrator.recognise.spelling import runtime_name
@@ -78,6 +79,10 @@ class PositionalEncodingToRuntime(Codemod):
             if kept is not None and adds_table(info, kept):
                 place = Place.of(info.name, info.node, info.definition)
                 yield Modern(place, f"sinusoidal table is computed once, and kept in `{kept.attribute}`")
+        for table in learned_tables(index):
+            if table.is_sinusoid:
+                place = Place.of(table.info.name, table.assignment.statement, table.info.definition)
+                yield Modern(place, f"sinusoidal table is computed once, and kept in `{table.attribute}`")
 
     def rewrite(self, site: Site) -> Iterator[AnyEdit]:
         part: _Part = site.part
@@ -134,7 +139,9 @@ def _obstacle(index: FileIndex, found: Sinusoid) -> tuple[str, str, str] | None:
         return "table-read", "the table is read by more than the sum", "keep it, or compute it apart from the sum"
     if not found.same_rounding:
         seen = "the table is a sinusoid, but not computed as u / base ** ((j - k) / C) + pi / 2 * k"
-        return "rounding", seen, "keep it, or let phase 2 replace it by rotary positions"
+        if info.name in carriers(index):
+            return "rounding", seen, "keep it, or let phase 2 replace it by rotary positions"
+        return "rounding", seen, "keep it, or give it a class whose forward is that sum, which phase 2 can replace"
     return None
 
 

@@ -22,6 +22,7 @@ from migrator.codemod import (
     RotaryPart,
     Site,
 )
+from migrator.recognise import other_positions
 from migrator.recognise.anatomy import Attention
 from migrator.recognise.carriage import Departure, base_obstacle, departures, group_obstacle, keepers, said_of
 from migrator.recognise.constants import init_values
@@ -73,6 +74,7 @@ class Rotary(Codemod):
         "conditional": "the positions are added under a condition",
         "offset": "the positions start somewhere else than at 0",
         "layout": "the place cannot be edited statement by statement",
+        **other_positions.REFUSALS,
     }
 
     def find(self, index: FileIndex) -> Iterator[Finding]:
@@ -82,12 +84,14 @@ class Rotary(Codemod):
             place = Place.of(consumer.info.name, consumer.assignment.statement, consumer.info.definition)
             kept = Modern(place, "keeps its sinusoid: nothing in it attends, so rotary positions have no place")
             yield Refusal(place, *doubt) if doubt is not None else kept
+        yield from other_positions.refused(index, "rotary")
 
     def finding(self, index: FileIndex, group: PositionGroup) -> Finding:
         first = group.consumers[0]
         symbol = ", ".join(consumer.info.name for consumer in group.consumers)
         place = Place.of(symbol, first.assignment.statement, first.info.definition)
-        obstacle = group_obstacle(index, group) or base_obstacle(index, group) or _odd(index, group)
+        obstacle = other_positions.relative_in(index, group) or group_obstacle(index, group)
+        obstacle = obstacle or base_obstacle(index, group) or _odd(index, group)
         if obstacle is not None:
             return Refusal(place, *obstacle)
         spelling, imported = runtime_name(index, "RotaryEmbedding")

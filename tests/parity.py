@@ -68,7 +68,7 @@ def run(module: Any, inputs: tuple[Any, ...], seed: int = 2) -> tuple[list[Tenso
     torch.manual_seed(seed)
     outputs = list(tensors(module(*inputs)))
     leaves = [value for value in inputs if isinstance(value, Tensor) and value.requires_grad]
-    leaves += list(module.parameters()) if isinstance(module, nn.Module) else []
+    leaves += [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
     # Not randn_like, which draws in the order of the memory: outputs may be equal and lie differently.
     total = sum(((out * torch.randn(out.shape)).sum() for out in outputs), torch.zeros(()))
     wanted = bool(leaves) and total.requires_grad

@@ -102,7 +102,8 @@ def _of_consumer(index: FileIndex, consumer: Consumer) -> Obstacle | None:
         return "mixed-consumers", seen, remedy
     reader = other_reader(index, consumer)
     if reader:
-        return "positions-read", f"{where} is read by {reader}", "remove that use, or keep the positions"
+        use = "those uses" if "lines" in reader else "that use"
+        return "positions-read", f"{where} is read by {reader}", f"remove {use}, or keep the positions"
     for flow, value in consumer.calls:
         if consumer.table is not None:
             assert value.node is not None
@@ -171,6 +172,9 @@ def departures(group: PositionGroup) -> Iterator[Departure]:
             yield Departure(definition, consumer.assignment.statement, None, None)
         for lookup in table.lookups if table is not None else ():
             yield from _of_lookup(definition, lookup)
+        for one in table.upkeep if table is not None else ():
+            kept = one.kept
+            yield Departure(definition, one.node, None if kept is None else definition.source(kept), None)
         for _, value in consumer.calls if table is None else ():
             yield _of_call(definition, value) if consumer.replacement is None else _dropping(consumer, value)
 
@@ -189,11 +193,13 @@ def _of_lookup(definition: Definition, lookup: Lookup) -> Iterator[Departure]:
 
 def said_of(group: PositionGroup) -> str:
     """What the positions are that leave."""
-    learned = [f"{one.info.name}.{one.attribute}" for one in group.consumers if one.table is not None]
-    if not learned:
-        return "additive sinusoid"
-    others = "additive sinusoid and " if len(learned) < len(group.consumers) else ""
-    return f"{others}learned positions ({', '.join(learned)} leaves the state dict)"
+    tables = [one for one in group.consumers if one.table is not None]
+    learned = [f"{one.info.name}.{one.attribute}" for one in tables if one.table and not one.table.is_sinusoid]
+    frozen = [f"{one.info.name}.{one.attribute}" for one in tables if one.table and one.table.is_sinusoid]
+    words = ["additive sinusoid"] if len(tables) < len(group.consumers) else []
+    words += [f"additive sinusoid ({', '.join(frozen)} leaves the state dict)"] if frozen else []
+    words += [f"learned positions ({', '.join(learned)} leaves the state dict)"] if learned else []
+    return " and ".join(words)
 
 
 def _dropping(consumer: Consumer, value: Value) -> Departure:

@@ -107,10 +107,31 @@ def _run_in(tree: ast.AST, attributes: set[str]) -> Iterator[ast.Attribute]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MEASURES
         for argument in node.args
     }
+    measured |= {id(loop.iter) for loop in ast.walk(tree) if isinstance(loop, ast.For) and _only_trims(loop)}
     for node in ast.walk(tree):
         loaded = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in read | measured
         if loaded and isinstance(node, ast.Attribute) and node.attr in attributes:
             yield node
+
+
+def _only_trims(loop: ast.For) -> bool:
+    """Whether a loop over blocks does nothing to them but `block.a.mask = block.a.mask[:, :n]` and plain numbers."""
+    if not isinstance(loop.target, ast.Name) or loop.orelse:
+        return False
+    allowed: set[int] = set()
+    for node in ast.walk(loop):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Attribute):
+            target, value = node.targets[0], node.value
+            cut = isinstance(value, ast.Subscript) and any(isinstance(n, ast.Slice) for n in ast.walk(value.slice))
+            same = isinstance(value, ast.Subscript) and ast.unparse(value.value) == ast.unparse(target)
+            if (cut and same) or isinstance(value, ast.Constant):
+                allowed |= {id(inner) for inner in ast.walk(node)}
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "isinstance")
+        ):
+            allowed |= {id(inner) for inner in ast.walk(node)}
+    named = (node for statement in loop.body for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return all(id(node) in allowed for node in named if node.id == loop.target.id)
 
 
 def contains(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> bool:
@@ -132,6 +153,19 @@ def mentioned(index: FileIndex, name: str) -> list[ClassInfo]:
         if info is not None and info not in found:
             found.append(info)
             todo += [node.id for node in ast.walk(info.node) if isinstance(node, ast.Name) and node.id in index.classes]
+    return found
+
+
+def named_below(index: FileIndex, names: list[str]) -> list[Definition]:
+    """The definitions of these names, of the names in them, and so on."""
+    table = {definition.name: definition for definition in index.definitions if definition.name}
+    found: list[Definition] = []
+    todo = list(names)
+    while todo:
+        definition = table.get(todo.pop())
+        if definition is not None and definition not in found:
+            found.append(definition)
+            todo += sorted({node.id for node in ast.walk(definition.tree) if isinstance(node, ast.Name)})
     return found
 
 

@@ -13,11 +13,12 @@ from migrator.recognise.constants import number
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Assignment, ClassInfo, FileIndex
 from migrator.recognise.learned import LearnedTable, learned_tables
-from migrator.recognise.positions import carriers, dropout_of, encodings
+from migrator.recognise.positions import carriers, dropout_of, encodings, sinusoids
 from migrator.recognise.shapes import symbol
 from migrator.recognise.spelling import bound_in
 from migrator.recognise.syntax import bind
 from migrator.recognise.tables import table_of
+from migrator.recognise.trial.waves import waves
 from migrator.recognise.values import Flow, Value, walked
 
 RETURNED = "they are returned"
@@ -54,9 +55,11 @@ class Consumer:
 
     @property
     def named(self) -> set[int]:
-        """The ids of the nodes by which the calls name the attribute."""
+        """The ids of the nodes by which the calls, and what goes with them, name the attribute."""
+        kept_up = self.table.upkeep if self.table is not None else []
+        upkeep = {id(node) for one in kept_up for node in ast.walk(one.gone)}
         reads = [lookup.read for lookup in self.table.lookups] if self.table else [value for _, value in self.calls]
-        return {id(node) for read in reads for node in _naming(read)}
+        return upkeep | {id(node) for read in reads for node in _naming(read)}
 
 
 @dataclass(eq=False)
@@ -85,10 +88,12 @@ def consumers(index: FileIndex) -> list[Consumer]:
 
 
 def _of_table(index: FileIndex, table: LearnedTable) -> Consumer:
-    """A learned table has no base; rotary positions begin with that of the paper."""
+    """A learned table has no base, if it was no sinusoid at first; then rotary positions begin with the paper's."""
     calls = [(lookup.flow, lookup.total) for lookup in table.lookups]
-    base = ast.Constant(_DEFAULT_BASE)
-    consumer = Consumer(table.info, table.attribute, table.assignment, base, repr(_DEFAULT_BASE), calls, table=table)
+    base = next((wave.base for wave in waves(table.info) if wave.attribute == table.attribute), _DEFAULT_BASE)
+    consumer = Consumer(
+        table.info, table.attribute, table.assignment, ast.Constant(base), repr(base), calls, table=table
+    )
     _follow(index, consumer)
     return consumer
 
@@ -135,8 +140,10 @@ def _base(info: ClassInfo, assignment: Assignment, carrier: ClassInfo | None) ->
     if carrier is None:
         return _encoding_base(info, assignment.value)
     kept = table_of(carrier)
-    if kept is not None:
-        return ast.Constant(kept.base), repr(kept.base)
+    computed = [one.base for one in sinusoids(info.index) if one.owner.node is carrier.node] if kept is None else []
+    told = kept.base if kept is not None else computed[0] if computed else None
+    if isinstance(told, float):
+        return ast.Constant(told), repr(told)
     inner, text = next((_encoding_base(carrier, value) for value in _encoding_calls(carrier)), (None, ""))
     if not isinstance(inner, ast.Name) or inner.id not in carrier.init_parameters:
         return (inner, text) if isinstance(inner, ast.Constant) else (None, "")

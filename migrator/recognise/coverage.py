@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from migrator.recognise.anatomy import Attention, Obstacle
 from migrator.recognise.attention import attentions
-from migrator.recognise.composition import built_outside, components, family, runs, users_of
+from migrator.recognise.composition import built_outside, components, family, named_below, runs, users_of
 from migrator.recognise.consumers import Consumer, PositionGroup
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
@@ -61,7 +61,12 @@ def _bare_uses(index: FileIndex, consumer: Consumer) -> Iterator[str]:
 
 
 def other_reader(index: FileIndex, consumer: Consumer) -> str:
-    """Code that uses the encoding in another way than the consumer's own calls."""
+    """Code that uses the encoding in another way than the consumer's own calls: "line 4", "lines 4, 9"."""
+    lines = sorted(set(_other_lines(index, consumer)))
+    return f"{'line' if len(lines) == 1 else 'lines'} {', '.join(map(str, lines))}" if lines else ""
+
+
+def _other_lines(index: FileIndex, consumer: Consumer) -> Iterator[int]:
     calls = consumer.named
     own = {id(node) for node in ast.walk(consumer.assignment.statement)}
     kin = family(index, consumer.info)
@@ -73,12 +78,11 @@ def other_reader(index: FileIndex, consumer: Consumer) -> str:
             if id(node) in calls | own:
                 continue
             if _names_attribute(node, attribute):
-                return f"line {definition.line(node)}"
+                yield definition.line(node)
             if isinstance(node, ast.Attribute) and node.attr == attribute:
                 alone = isinstance(node.value, ast.Name) and node.value.id == "self"
                 if not alone or (definition in kin and not held):  # `self.wpe` is no item of `self.transformer`
-                    return f"line {definition.line(node)}"
-    return ""
+                    yield definition.line(node)
 
 
 def _names_attribute(node: ast.AST, attribute: str) -> bool:
@@ -93,7 +97,7 @@ def _names_attribute(node: ast.AST, attribute: str) -> bool:
 
 def strange_attention(index: FileIndex, names: list[str], known: set[str]) -> tuple[str, str] | None:
     """(code, what was seen) for an attention below these classes that is not one of the `known` classes' own."""
-    for definition in _mentioned(index, names):
+    for definition in named_below(index, names):
         for found in attentions(index):
             if found.flow.definition is not definition:
                 continue
@@ -142,16 +146,3 @@ def handed_in(index: FileIndex, info: ClassInfo) -> str:
 def _is_called(index: FileIndex, info: ClassInfo, attribute: str) -> bool:
     flows = (flow_of(index, info.definition, m, info) for n, m in info.methods.items() if n != "__init__")
     return any(value.op == "module" and value.data == attribute for flow in flows for value in flow.values)
-
-
-def _mentioned(index: FileIndex, names: list[str]) -> list[Definition]:
-    """The definitions of these names, of the names in them, and so on."""
-    table = {definition.name: definition for definition in index.definitions if definition.name}
-    found: list[Definition] = []
-    todo = list(names)
-    while todo:
-        definition = table.get(todo.pop())
-        if definition is not None and definition not in found:
-            found.append(definition)
-            todo += sorted({node.id for node in ast.walk(definition.tree) if isinstance(node, ast.Name)})
-    return found

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import Assignment, ClassInfo, FileIndex
 from migrator.recognise.liveness import unneeded
 from migrator.recognise.shapes import size_of
+from migrator.recognise.trial.waves import waves
+from migrator.recognise.upkeep import Upkeep, upkeep
 from migrator.recognise.values import Flow, Value, made_by, strip
 
 _LAYOUT = frozenset({"unsqueeze", "expand", "expand_as", "repeat", "to", "long", "contiguous", "getitem", "view"})
@@ -48,12 +51,22 @@ class LearnedTable:
     def item(self) -> str:
         return self.attribute.rpartition(".")[2]
 
+    @cached_property
+    def upkeep(self) -> list[Upkeep]:
+        """What goes with the table."""
+        return upkeep(self.info, self.attribute)
+
+    @property
+    def is_sinusoid(self) -> bool:
+        """Whether the table is a sinusoid that is not trained."""
+        return any(wave.attribute == self.attribute and not wave.learned for wave in waves(self.info))
+
 
 def learned_tables(index: FileIndex) -> Iterator[LearnedTable]:
     """Every table that is only ever added to embedded tokens, from the first place on."""
     for info in index.modules.values():
         for attribute, assignment, value, holder in _candidates(info):
-            if _is_table(info, value):
+            if _is_table(info, attribute, value):
                 lookups = list(_lookups(info, attribute))
                 if lookups:
                     yield LearnedTable(info, attribute, assignment, lookups, holder)
@@ -72,11 +85,11 @@ def _candidates(info: ClassInfo) -> Iterator[tuple[str, Assignment, ast.expr, as
                 yield f"{name}.{key}", assigned[0], item, inner
 
 
-def _is_table(info: ClassInfo, value: ast.expr) -> bool:
-    return isinstance(value, ast.Call) and info.index.resolve(value.func) in (
-        "torch.nn.Embedding",
-        "torch.nn.Parameter",
-    )
+def _is_table(info: ClassInfo, attribute: str, value: ast.expr) -> bool:
+    name = info.index.resolve(value.func) if isinstance(value, ast.Call) else None
+    if name == "torch.nn.Embedding.from_pretrained":
+        return any(wave.attribute == attribute and wave.empty is None for wave in waves(info))
+    return name in ("torch.nn.Embedding", "torch.nn.Parameter")
 
 
 def _lookups(info: ClassInfo, attribute: str) -> Iterator[Lookup]:

@@ -15,6 +15,7 @@ from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.shapes import arange_length, grid_axis, size_of
 from migrator.recognise.tables import reads_from_the_start, table_of
+from migrator.recognise.trial.waves import added_waves, may_make_waves
 from migrator.recognise.values import Flow, Value, strip
 
 _BASES = (10000.0, 53.0)
@@ -42,12 +43,43 @@ def sinusoids(index: FileIndex) -> list[Sinusoid]:
     """Every addition of a sinusoid that is computed in place."""
     found: list[Sinusoid] = []
     for info in index.modules.values():
-        if "sin" not in info.definition.text or "arange" not in info.definition.text:
+        if not may_make_waves(info):
             continue
         for name, method in info.methods.items():
             if name != "__init__":
-                found.extend(_in_flow(info, flow_of(index, info.definition, method, info)))
+                flow = flow_of(index, info.definition, method, info)
+                found.extend(_in_flow(info, flow) or _tried(info, flow))
     return found
+
+
+def _tried(info: ClassInfo, flow: Flow) -> list[Sinusoid]:
+    """Sums whose sinusoid is not one expression: it is written into a table, or comes from a function."""
+    key = ("tried", flow.function)
+    if key not in info.index.memo:
+        info.index.memo[key] = added_waves(info, flow.function) if _computes_a_wave(info, flow) else []
+    found: list[Sinusoid] = []
+    for one in info.index.memo[key]:
+        total = next((value for value in flow.of("add") if _stands_at(value, one.node)), None)
+        if total is not None:
+            x, term = total.args[1 - one.side], total.args[one.side]
+            found.append(Sinusoid(info, flow, x, term, total, one.base, False))
+    return found
+
+
+def _computes_a_wave(info: ClassInfo, flow: Flow) -> bool:
+    """Whether the method, or another one or a function that it calls, has a sine in it."""
+    source = info.definition.source
+    texts = [source(method) for name, method in info.methods.items() if name != "__init__" and flow.of("self_call")]
+    texts += [one.text for name, one in info.index.functions.items() if any(v.data == name for v in flow.of("call"))]
+    return any("sin(" in text for text in (source(flow.function), *texts))
+
+
+def _stands_at(value: Value, node: ast.expr) -> bool:
+    """Whether a sum is this one; of `x += table` only the place is known."""
+    if value.node is not None or not isinstance(value.statement, ast.AugAssign):
+        return value.node is node
+    target = value.statement.target
+    return (target.lineno, target.col_offset) == (node.lineno, node.col_offset)
 
 
 def carriers(index: FileIndex) -> dict[str, ClassInfo]:
@@ -98,7 +130,7 @@ def encodings(info: ClassInfo) -> set[str]:
 
 
 def _may_carry(info: ClassInfo) -> bool:
-    return "sin" in info.definition.text.lower()
+    return "sin" in info.definition.text.lower() or may_make_waves(info)
 
 
 def _in_flow(info: ClassInfo, flow: Flow) -> list[Sinusoid]:

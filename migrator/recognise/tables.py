@@ -1,6 +1,7 @@
 """Sinusoidal tables that `__init__` computes once and keeps: in a buffer, or in a plain attribute.
 
-As in `positions`, a table is recognised by its numbers: it is evaluated at a few rows and columns.
+As in `positions`, a table is recognised by its numbers: it is evaluated at a few rows and columns, or, where it comes
+from loops, from numpy or from a function, computed for small sizes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from migrator.recognise.arithmetic import FUNCTIONS
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo
+from migrator.recognise.trial.waves import waves
 from migrator.recognise.values import Flow, Value, strip
 
 _POINTS = ((0, 0), (1, 0), (1, 1), (3, 2), (7, 5), (11, 4))
@@ -30,13 +32,15 @@ class Table:
 def table_of(info: ClassInfo) -> Table | None:
     """The sinusoidal table that `__init__` of a class makes."""
     flow = method_flow(info, "__init__")
-    if flow is None or "sin" not in info.definition.text or "arange" not in info.definition.text:
+    if flow is None:
         return None
-    for name, value in _kept(flow):
-        base = _base(value)
-        if base is not None:
-            return Table(name, base)
-    return None
+    if "sin" in info.definition.text and "arange" in info.definition.text:
+        for name, value in _kept(flow):
+            base = _base(value)
+            if base is not None:
+                return Table(name, base)
+    tried = (wave for wave in waves(info) if not wave.learned and wave.empty is None and wave.kind != "embedding")
+    return next((Table(wave.attribute, wave.base) for wave in tried), None)
 
 
 def _kept(flow: Flow) -> list[tuple[str, Value]]:

@@ -1,0 +1,103 @@
+"""Rows that are looked up by places which the tokens, a mask or the caller decide on."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from migrator.recognise.anatomy import Obstacle, text_of
+from migrator.recognise.ancestry import Ancestor, ancestry, flows, serves_attention
+from migrator.recognise.index import FileIndex
+from migrator.recognise.trial.waves import waves
+from migrator.recognise.values import Flow, Value, made_by, strip
+
+_CODE = "padded"
+_LAYOUT = frozenset({"unsqueeze", "expand", "expand_as", "repeat", "to", "long", "contiguous", "view", "detach"})
+
+
+def counted_positions(index: FileIndex) -> Iterator[Obstacle]:
+    """Each lookup by such places, once for a function."""
+    for flow in flows(index, "cumsum", "mbedding"):
+        if serves_attention(index, flow.definition):
+            found = next((one for value in flow.values for one in _of(flow, value)), None)
+            if found is not None:
+                yield found
+
+
+def _of(flow: Flow, value: Value) -> Iterator[Obstacle]:
+    places = _places(flow, value)
+    if places is None or value.node is None:
+        return
+    sums = [one for one in ancestry(flow, places, leaves=frozenset({"arange"})) if _counts_tokens(one)]
+    if sums:
+        line = sums[0].flow.definition.line(sums[0].value.node) if sums[0].value.node is not None else 0
+        seen = f"`{text_of(value)}` looks rows up by places that are counted over a mask, in line {line}"
+        yield Obstacle(flow, value.node, _CODE, seen)
+        return
+    wave = next((wave for wave in waves(flow.owner) if wave.attribute == value.data), None) if flow.owner else None
+    if wave is not None and wave.empty is not None:
+        seen = f"`{text_of(value)}` looks rows up in a sinusoid whose row {wave.empty} is empty"
+        yield Obstacle(flow, value.node, _CODE, seen)
+        return
+    handed = _handed_in(places) or (_given(places) if wave is not None else "")
+    if handed:
+        seen = f"`{text_of(value)}` looks rows up by `{handed}`, which a caller may hand in"
+        yield Obstacle(flow, value.node, _CODE, seen)
+
+
+def _places(flow: Flow, value: Value) -> Value | None:
+    """By what an embedding, or a table that is kept in an attribute, is looked up."""
+    if value.op == "module" and made_by(flow, value).startswith("torch.nn.Embedding") and len(value.args) == 1:
+        return value.args[0]
+    if value.op == "call" and value.data == "torch.nn.functional.embedding" and value.args:
+        return value.args[0]
+    above = flow.owner is not None and flow.owner.derives_from("torch.nn.Embedding")
+    if value.op == "method" and value.data == "forward" and above and len(value.args) == 2:
+        return value.args[1] if _is_super(value.args[0]) else None
+    kept = value.args[0] if value.args else None
+    while kept is not None and kept.op in _LAYOUT:
+        kept = kept.args[0]
+    if kept is None or kept.op != "attr":
+        return None
+    if value.op == "index_select" and len(value.args) == 3:
+        return value.args[2]
+    return value.args[1] if value.op == "getitem" and len(value.args) == 2 and value.args[1].op != "slice" else None
+
+
+def _is_super(value: Value) -> bool:
+    return isinstance(value.node, ast.Call) and isinstance(value.node.func, ast.Name) and value.node.func.id == "super"
+
+
+def _counts_tokens(one: Ancestor) -> bool:
+    """Whether a value is the running sum of a mask: of a comparison, or of what is handed in."""
+    if one.value.op != "cumsum" or not one.value.args:
+        return False
+    summed = {inner.value.op for inner in ancestry(one.flow, one.value.args[0])}
+    return bool(summed & {"ne", "eq", "not", "gt", "lt", "param"}) and "softmax" not in summed
+
+
+def _handed_in(places: Value) -> str:
+    """The parameter in whose place `arange` stands where nothing is handed in."""
+    places = strip(places)
+    while places.op in _LAYOUT and places.args:
+        places = strip(places.args[0])
+    if places.op != "phi":
+        return ""
+    sides = [strip(side) for side in places.args[1:]]
+    names = [str(side.data) for side in sides if side.op == "param"]
+    return names[0] if len(names) == 1 and any(_is_numbered(side) for side in sides) else ""
+
+
+def _given(places: Value) -> str:
+    """The parameter that the places are, in some layout."""
+    places = strip(places)
+    while places.op in _LAYOUT and places.args:
+        places = strip(places.args[0])
+    return str(places.data) if places.op == "param" else ""
+
+
+def _is_numbered(value: Value) -> bool:
+    value = strip(value)
+    while value.op in _LAYOUT and value.args:
+        value = strip(value.args[0])
+    return value.op == "arange" or (value.op == "phi" and any(_is_numbered(arg) for arg in value.args[1:]))

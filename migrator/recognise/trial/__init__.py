@@ -1,0 +1,1 @@
+"""Trying out what a program computes, on sizes that are made up."""
