@@ -106,4 +106,4 @@ def _tool() -> str:
 def _deciding_modules() -> Iterator[Path]:
     yield _PACKAGE / "codemod.py"
     for folder in (*(_PACKAGE / room for room in _DECIDING), _PACKAGE.parent / "codemods"):
-        yield from sorted(folder.glob("*.py"))
+        yield from sorted(folder.rglob("*.py"))
