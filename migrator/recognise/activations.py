@@ -87,12 +87,16 @@ def _bent(value: Value) -> set[Value]:
 def _of_expression(index: FileIndex, info: ClassInfo, made: ast.expr) -> str:
     """`NewGELU()`, `gelu`, `F.relu` or `self.gelu`, as an attribute holds it."""
     if isinstance(made, ast.Call):
-        name = index.resolve(made.func) or ""
-        inner = index.modules.get(name) if not made.args and not made.keywords else None
-        return _tried(method_flow(inner)) if inner is not None else ""
+        return activation_made(index, made)
     if isinstance(made, ast.Attribute) and isinstance(made.value, ast.Name) and made.value.id == "self":
         return _tried(method_flow(info, made.attr))
     return _of_function(index, index.resolve(made) or "")
+
+
+def activation_made(index: FileIndex, made: ast.Call) -> str:
+    """What an activation of the file's own is, made without arguments: `NewGELU()`."""
+    inner = index.modules.get(index.resolve(made.func) or "") if not made.args and not made.keywords else None
+    return _tried(method_flow(inner)) if inner is not None else ""
 
 
 def _is_configured(index: FileIndex, info: ClassInfo, attribute: str) -> bool:

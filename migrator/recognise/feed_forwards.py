@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migrator.recognise.activations import activation_of, bends
+from migrator.recognise.activations import activation_made, activation_of, bends
 from migrator.recognise.blocks import NORMS, Block, Sublayer, blocks, norms, steps_between
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
@@ -266,8 +266,12 @@ def _sequential_activation(index: FileIndex, value: ast.Call) -> str:
     """Name of the activation of Sequential([norm], Linear, activation, [Dropout], Linear, [Dropout]), else ""."""
     if any(not isinstance(arg, ast.Call) for arg in value.args) or value.keywords:
         return ""
-    kinds = [index.resolve(arg.func) or "" for arg in value.args if isinstance(arg, ast.Call)]
-    kinds = kinds[1:] if kinds and kinds[0] in NORMS else kinds
-    shape = "".join(_LETTERS.get(kind, "?") for kind in kinds)
+    made = [arg for arg in value.args if isinstance(arg, ast.Call)]
+    made = made[1:] if made and index.resolve(made[0].func) in NORMS else made
+    own = activation_made(index, made[1]) if len(made) > 1 else ""
+    kinds = [index.resolve(arg.func) or "" for arg in made]
+    shape = "".join(
+        "A" if own and arg is made[1] else _LETTERS.get(kind, "?") for arg, kind in zip(made, kinds, strict=True)
+    )
     known = {"torch.nn.ReLU": "relu", "torch.nn.GELU": "gelu"}
-    return known[kinds[1]] if shape in ("LAL", "LADL", "LALD", "LADLD") else ""
+    return own or known[kinds[1]] if shape in ("LAL", "LADL", "LALD", "LADLD") else ""
