@@ -33,7 +33,7 @@ from migrator.recognise.purity import may_move
 from migrator.recognise.speaker import Speaker, Unspeakable, permuted
 from migrator.recognise.spelling import call, free_name, runtime_name
 from migrator.recognise.syntax import stored_names, walk_statements
-from migrator.recognise.unasked import Unasked, needed_either_way, read_later, served_alone, unasked
+from migrator.recognise.unasked import Unasked, left_unset, needed_either_way, served_alone, unasked
 from migrator.recognise.values import Flow, Value
 
 _REMEDIES = {
@@ -207,7 +207,7 @@ def _guard(index: FileIndex, behind: Unasked) -> _Guard:
     respelt = _sizes(found, speaker)
     dead = unneeded(found.flow, found.output, speaker.kept, respelt)
     served = served_alone(behind, statement, dead)
-    hoisted = needed_either_way(behind, served, dead)
+    hoisted = needed_either_way(behind, served, dead, respelt)
     spelling, imported = runtime_name(index, "attention")
     speaker = Speaker(found, statement if hoisted else served[0])
     arguments = speaker.arguments()
@@ -216,11 +216,13 @@ def _guard(index: FileIndex, behind: Unasked) -> _Guard:
     text = _with_call(index, found, statement, spelling, arguments)
     _check(found, speaker, tuple(dead))
     sizes = tuple((v.node, said) for v, said in respelt.items() if v.node is not None and v.statement in hoisted)
+    now, later = left_unset(found, served, hoisted)
+    lines = [*(f"{name} = None" for name in now), text, *(f"{name} = None" for name in later)]
+    code = "\n".join(lines)
     if isinstance(statement, ast.Return) and not hoisted:
-        code = "\n".join(f"    {line}" for line in text.split("\n"))
-        return _Guard(Insert(definition, served[0], f"if {behind.condition}:\n{code}", "before"), imported, sizes)
-    lines = [text, *(f"{name} = None" for name in read_later(found.flow, served, hoisted))]
-    edit = Guard(definition, served[0], statement, behind.condition, "\n".join(lines), tuple(hoisted))
+        inner = "\n".join(f"    {line}" for line in code.split("\n"))
+        return _Guard(Insert(definition, served[0], f"if {behind.condition}:\n{inner}", "before"), imported, sizes)
+    edit = Guard(definition, served[0], statement, behind.condition, code, tuple(hoisted))
     return _Guard(edit, imported, sizes)
 
 

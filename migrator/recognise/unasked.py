@@ -7,7 +7,7 @@ head mask and nobody needs the weights, that is plain attention.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.anatomy import Attention, Obstacle
@@ -139,20 +139,45 @@ def served_alone(behind: Unasked, statement: ast.stmt, dead: list[ast.stmt]) -> 
     return served
 
 
-def needed_either_way(behind: Unasked, served: list[ast.stmt], dead: list[ast.stmt]) -> list[ast.stmt]:
-    """Statements between the scores and the weighted sum that are needed either way, such as a mask of their sizes."""
+def needed_either_way(
+    behind: Unasked, served: list[ast.stmt], dead: list[ast.stmt], respelt: Iterable[Value]
+) -> list[ast.stmt]:
+    """Statements between the scores and the weighted sum that are needed either way, such as a mask of their sizes.
+
+    Args:
+        respelt: sizes of the scores that can be said without them.
+    """
+    said = [value.node for value in respelt if value.node is not None]
     hoisted: list[ast.stmt] = []
     for place, statement in enumerate(served[:-1]):
-        skipped = (
-            isinstance(statement, ast.If) and not statement.orelse and holds(statement.test, behind.assumed) is False
-        )
-        if statement in dead or skipped:
+        if statement in dead or _does_nothing(statement, behind.assumed):
             continue
         passed = [other for other in served[:place] if other not in hoisted]
-        if not _is_plain(behind.attention.flow, statement) or stored_names([statement]) & _names_in(passed):
+        changed = stored_names([statement]) & _names_in(passed)
+        needed = _read_but_for(statement, said) & stored_names(passed)
+        if changed or needed or not _is_plain(behind.attention.flow, statement):
             raise Unspeakable("something else is computed between the scores and the weighted sum")
         hoisted.append(statement)
     return hoisted
+
+
+def _does_nothing(statement: ast.stmt, assumed: Assumed) -> bool:
+    """Whether a statement is passed over, or sets a name to None, where the assumptions hold."""
+    if isinstance(statement, ast.If):
+        return not statement.orelse and holds(statement.test, assumed) is False
+    choice = statement.value if isinstance(statement, ast.Assign) else None
+    if not isinstance(choice, ast.IfExp):
+        return False
+    answer = holds(choice.test, assumed)
+    taken = choice.body if answer else choice.orelse
+    return answer is not None and isinstance(taken, ast.Constant) and taken.value is None
+
+
+def _read_but_for(statement: ast.stmt, said: list[ast.expr]) -> set[str]:
+    """Names that a statement reads, but for those inside of expressions that are said in another way."""
+    inside = {id(node) for expression in said for node in ast.walk(expression)}
+    names = (node for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    return {node.id for node in names if id(node) not in inside}
 
 
 def _is_plain(flow: Flow, statement: ast.stmt) -> bool:
@@ -166,14 +191,14 @@ def _names_in(statements: list[ast.stmt]) -> set[str]:
     return {node.id for s in statements for node in ast.walk(s) if isinstance(node, ast.Name)}
 
 
-def read_later(flow: Flow, served: list[ast.stmt], hoisted: list[ast.stmt]) -> list[str]:
-    """Names of what is computed on the other path alone, and read under a condition afterwards."""
-    last = served[-1]
-    made = stored_names([s for s in served[:-1] if s not in hoisted]) - stored_names([last])
+def left_unset(found: Attention, served: list[ast.stmt], hoisted: list[ast.stmt]) -> tuple[list[str], list[str]]:
+    """Names that are set on the other path alone and read in the last statement itself, and those read afterwards."""
+    last, flow = served[-1], found.flow
+    made = stored_names([s for s in served[:-1] if s not in hoisted]) - set(flow.before[served[0]])
+    now = _read_but_for(last, [found.node]) & made
     names = (node for node in ast.walk(flow.function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
-    read = {node.id for node in names if node.lineno > (last.end_lineno or 0)}
-    known = set(flow.before[served[0]])
-    return sorted((made & read) - known)
+    later = {node.id for node in names if node.lineno > (last.end_lineno or 0)} & made - stored_names([last])
+    return sorted(now), sorted(later - now)
 
 
 def _block_of(flow: Flow, statement: ast.stmt) -> list[ast.stmt]:
