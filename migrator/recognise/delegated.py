@@ -14,9 +14,9 @@ from migrator.recognise.anatomy import Attention, Obstacle
 from migrator.recognise.attention import in_flow
 from migrator.recognise.conditions import Assumed
 from migrator.recognise.dataflow import flow_of
-from migrator.recognise.index import FileIndex
+from migrator.recognise.index import Assignment, FileIndex
 from migrator.recognise.speaker import Speaker, Unspeakable
-from migrator.recognise.syntax import bind, first_parameter, parameters
+from migrator.recognise.syntax import bind, parameters
 from migrator.recognise.values import Flow, Value
 
 _CODES = frozenset({"weights-used", "dropout"})
@@ -45,12 +45,11 @@ def delegated(index: FileIndex, found: Obstacle) -> list[Delegated]:
 
 
 def _helper_name(found: Obstacle) -> str:
-    """The free function, or the class without parameters of its own, in which the attention is spelled out."""
+    """The free function, or the class, in which the attention is spelled out."""
     flow = found.flow
     if flow.owner is None:
         return flow.function.name if flow.definition.tree is flow.function else ""
-    holds_nothing = not flow.owner.attributes or flow.owner.methods.keys() == {"forward"}
-    return flow.owner.name if flow.function.name == "forward" and flow.owner.is_module and holds_nothing else ""
+    return flow.owner.name if flow.function.name == "forward" and flow.owner.is_module else ""
 
 
 def _callers(index: FileIndex, helper: str) -> Iterator[Flow]:
@@ -87,21 +86,35 @@ def _one(caller: Flow, value: Value, node: ast.Call, found: Obstacle, helper: st
     attention = seen[0] if len(seen) == 1 and isinstance(seen[0], Attention) else None
     if attention is None or attention.kind != "legacy" or not _is_result(inside, attention.output):
         return None
+    helper_itself = (
+        node.func.value if isinstance(node.func, ast.Attribute) and node.func.attr == "forward" else node.func
+    )
     try:
-        arguments = _said_by(attention, bound)
+        arguments = _said_by(attention, bound, helper_itself)
     except Unspeakable:
         return None
-    unused = _made_for(caller, value) if value.op == "module" else None
+    needed = any(ast.unparse(helper_itself) in text for text in arguments)
+    unused = _made_for(caller, value, found) if value.op == "module" and not needed else None
     return Delegated(caller, helper, attention, value.statement, place, tuple(arguments), unused)
 
 
-def _made_for(caller: Flow, call: Value) -> ast.stmt | None:
+def _made_for(caller: Flow, call: Value, found: Obstacle) -> ast.stmt | None:
     """The statement of `__init__` that makes a helper which is run by this call alone, and has no state."""
     assert caller.owner is not None
+    if found.flow.owner is not None and not all(map(_is_stateless, found.flow.owner.attributes.values())):
+        return None
     (assignment,) = caller.owner.attributes[call.data]
     alone = _reads(caller, call.data) == 1 and call.data not in caller.owner.stores_outside_init
     statement = assignment.statement
     return statement if alone and isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
+
+
+def _is_stateless(assigned: list[Assignment]) -> bool:
+    """Whether an attribute is a number, a parameter of the constructor, or a softmax, which a state dict never has."""
+    values = [one.value for one in assigned]
+    plain = (ast.Constant, ast.Name, ast.BinOp, ast.UnaryOp)
+    kept = (isinstance(v, ast.Call) and ast.unparse(v.func).rpartition(".")[2] == "Softmax" for v in values)
+    return all(isinstance(value, plain) or softmax for value, softmax in zip(values, kept, strict=True))
 
 
 def _reads(caller: Flow, attribute: str) -> int:
@@ -172,7 +185,7 @@ def _is_result(flow: Flow, output: Value) -> bool:
     return len(results) == 1 and results[0] is output
 
 
-def _said_by(attention: Attention, bound: Mapping[str, ast.expr]) -> list[str]:
+def _said_by(attention: Attention, bound: Mapping[str, ast.expr], helper: ast.expr) -> list[str]:
     """The arguments of the fused call in the words of the caller."""
     statement = attention.output.statement
     assert statement is not None
@@ -180,7 +193,7 @@ def _said_by(attention: Attention, bound: Mapping[str, ast.expr]) -> list[str]:
         raise Unspeakable("axes would have to be moved")
     flow = attention.flow
     texts = Speaker(attention, statement).arguments()
-    words = Spoken(flow, statement, bound)
+    words = Spoken(flow, statement, {**bound, flow.self_name: helper} if flow.self_name else bound)
     return [words.of(text) for text in texts]
 
 
@@ -190,12 +203,11 @@ class Spoken(ast.NodeTransformer):
     def __init__(self, flow: Flow, statement: ast.stmt, bound: Mapping[str, ast.expr]) -> None:
         self.flow, self.bound = flow, bound
         self.known = flow.before[statement]
-        self.self_name = first_parameter(flow.function) if flow.owner is not None else ""
 
     def of(self, text: str) -> str:
         call = ast.parse(f"f({text})", mode="eval").body
         words = [node.id for node in ast.walk(call) if isinstance(node, ast.Name)]
-        if not set(words) & {*self.bound, *self.known, self.self_name}:
+        if not set(words) & {*self.bound, *self.known}:
             return text
         for name, argument in self.bound.items():
             if words.count(name) > 1 and not isinstance(argument, _PLAIN):
@@ -206,8 +218,8 @@ class Spoken(ast.NodeTransformer):
         if node.id == "f":
             return node
         held = self.known.get(node.id)
-        if held is None and node.id != self.self_name and node.id not in self.bound:
-            return node  # of the module, or a builtin
-        if held is None or held.op != "param" or held.data != node.id or node.id not in self.bound:
+        if held is None:
+            return self.bound.get(node.id, node)  # the helper itself; else something of the module, or a builtin
+        if held.op != "param" or held.data != node.id or node.id not in self.bound:
             raise Unspeakable(f"`{node.id}` has no name outside of the helper")
         return self.bound[node.id]

@@ -76,6 +76,9 @@ def last_sizes(value: Value) -> set[Symbol]:
     """Symbols that are known to equal the size of the last dimension."""
     value = strip(value)
     known: set[Symbol] = {("size", symbol(value), -1)}
+    dims = rank(value)
+    if dims is not None:
+        known.add(("size", symbol(value), dims - 1))
     letters = einsum_of(value)
     if letters is not None:
         equation, operands = letters
