@@ -18,7 +18,9 @@ from migrator.recognise.slices import (
     called_name,
     crop_of,
     goes_by_one,
+    happens_before,
     is_last,
+    path_to,
     starts_at,
     until,
 )
@@ -26,6 +28,7 @@ from migrator.recognise.syntax import FunctionNode, bind, parameters, stored_nam
 
 _DRAWS = frozenset({"argmax", "multinomial", "max", "sample", "topk", "softmax", "log_softmax"})
 _COPYING = frozenset({"append", "clone", "contiguous", "detach", "item", "long", "to", "view"})
+_UNSURE = ast.IfExp | ast.BoolOp | ast.Lambda | ast.comprehension | ast.NamedExpr | ast.Await
 _READING = frozenset({"size", "dim", "ndim", "shape", "device", "dtype"})
 
 
@@ -36,7 +39,8 @@ class DecodingLoop:
     `statement` holds `call`, whose result is called `logits`. Of `reads`, the places that take the newest row, the
     index is replaced. `prefixes` are the arguments that have to be cut to what has been drawn, with the text of the
     cut. `fits` tells, in code, whether the whole prefix is still inside the model's window; empty without a window.
-    `room` is how many positions there may be, in code, or empty.
+    `room` is how many positions there may be, in code, or empty. Where call and use are one expression, `row` is what
+    takes the newest row of the logits in it, and `logits` is empty.
     """
 
     definition: Definition
@@ -47,6 +51,7 @@ class DecodingLoop:
     call: ast.Call
     method: CachedMethod
     logits: str
+    row: ast.Subscript | None = None
     reads: list[ast.expr] = field(default_factory=list)
     prefixes: list[tuple[ast.expr, str]] = field(default_factory=list)
     fits: str = ""
@@ -171,10 +176,35 @@ class _Loop:
             raise _Stop("not-cached", seen, "see what `kv_cache` says of it")
         if len(runs) > 1 or statement not in self.steps:
             raise _Stop("several-runs", "the model is run more than once in a step, or not in each", "run it once")
-        logits = self.result(statement, call, method)
-        found = DecodingLoop(self.definition, self.owner, self.function, self.loop, statement, call, method, logits)
+        row = self.row_in(statement, call, method, grown.keys() | crops.keys())
+        logits = self.result(statement, call, method) if row is None else ""
+        found = DecodingLoop(
+            self.definition, self.owner, self.function, self.loop, statement, call, method, logits, row
+        )
         self.arguments(found, grown, crops)
         return found
+
+    def row_in(
+        self, statement: ast.Assign, call: ast.Call, method: CachedMethod, names: set[str]
+    ) -> ast.Subscript | None:
+        """What takes the row of the logits where the call stands inside of an expression, as in `f(model(x)[:, -1])`.
+
+        The call must be the first thing that happens there, and happen once, so that it may as well stand before.
+        """
+        way = path_to(statement.value, call)
+        if any(isinstance(node, _UNSURE) for node in way) or happens_before(statement.value, call, way):
+            return None
+        if method.results > 1:
+            first = way.pop() if way else None
+            if not isinstance(first, ast.Subscript) or ast.unparse(first.slice) != "0":
+                return None
+        row = way[-1] if way else None
+        if not isinstance(row, ast.Subscript) or (row is statement.value and method.results == 1):
+            return None
+        calls = [node for node in ast.walk(statement.value) if isinstance(node, ast.Call) and self.is_model(node.func)]
+        if any(base_name(given) in names for node in calls if node is not call for given in node.args):
+            raise _Stop("several-runs", "the model is run more than once in a step, or not in each", "run it once")
+        return row
 
     def result(self, statement: ast.Assign, call: ast.Call, method: CachedMethod) -> str:
         """The name of the logits, if the statement does nothing but to give names to what the method returns."""
@@ -341,6 +371,9 @@ class _Loop:
     def logits_reads(self, found: DecodingLoop) -> Iterator[ast.expr]:
         """What takes the rows of the logits, until the name stands for something else."""
         name, rebound, left = found.logits, False, False
+        if found.row is not None:
+            yield found.row
+            return
         if found.statement.value is not found.call:  # logits = model(x)[:, -1]
             yield found.statement.value
             return
