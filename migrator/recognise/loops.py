@@ -13,14 +13,13 @@ from migrator.recognise.composition import contains
 from migrator.recognise.growth import Growth
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.receivers import Receivers
+from migrator.recognise.rows import row_inside
 from migrator.recognise.slices import (
     base_name,
     called_name,
     crop_of,
     goes_by_one,
-    happens_before,
     is_last,
-    path_to,
     starts_at,
     until,
 )
@@ -28,7 +27,6 @@ from migrator.recognise.syntax import FunctionNode, bind, parameters, stored_nam
 
 _DRAWS = frozenset({"argmax", "multinomial", "max", "sample", "topk", "softmax", "log_softmax"})
 _COPYING = frozenset({"append", "clone", "contiguous", "detach", "item", "long", "to", "view"})
-_UNSURE = ast.IfExp | ast.BoolOp | ast.Lambda | ast.comprehension | ast.NamedExpr | ast.Await
 _READING = frozenset({"size", "dim", "ndim", "shape", "device", "dtype"})
 
 
@@ -187,22 +185,11 @@ class _Loop:
     def row_in(
         self, statement: ast.Assign, call: ast.Call, method: CachedMethod, names: set[str]
     ) -> ast.Subscript | None:
-        """What takes the row of the logits where the call stands inside of an expression, as in `f(model(x)[:, -1])`.
-
-        The call must be the first thing that happens there, and happen once, so that it may as well stand before.
-        """
-        way = path_to(statement.value, call)
-        if any(isinstance(node, _UNSURE) for node in way) or happens_before(statement.value, call, way):
-            return None
-        if method.results > 1:
-            first = way.pop() if way else None
-            if not isinstance(first, ast.Subscript) or ast.unparse(first.slice) != "0":
-                return None
-        row = way[-1] if way else None
-        if not isinstance(row, ast.Subscript) or (row is statement.value and method.results == 1):
-            return None
+        """What takes the newest row of the logits right where the model is called."""
+        row = row_inside(statement.value, call, method.results)
         calls = [node for node in ast.walk(statement.value) if isinstance(node, ast.Call) and self.is_model(node.func)]
-        if any(base_name(given) in names for node in calls if node is not call for given in node.args):
+        others = [given for node in calls if node is not call for given in node.args]
+        if row is not None and any(base_name(given) in names for given in others):
             raise _Stop("several-runs", "the model is run more than once in a step, or not in each", "run it once")
         return row
 

@@ -107,23 +107,3 @@ def is_last_place(index: ast.expr) -> bool:
 def is_everything(item: ast.expr) -> bool:
     """`:` in an index."""
     return isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None
-
-
-def path_to(root: ast.expr, node: ast.AST) -> list[ast.AST]:
-    """The nodes around `node`, from `root` to the innermost one."""
-    for child in ast.iter_child_nodes(root):
-        if child is node:
-            return [root]
-        if any(inner is node for inner in ast.walk(child)):
-            return [root, *path_to(child, node)]  # type: ignore[arg-type]
-    return []
-
-
-def happens_before(root: ast.expr, call: ast.Call, way: list[ast.AST]) -> bool:
-    """Whether another call inside of `root` runs before this one does; those around it run later."""
-    inside = {id(node) for node in ast.walk(call)} | {id(node) for node in way}
-    return any(
-        (node.lineno, node.col_offset) < (call.lineno, call.col_offset)
-        for node in ast.walk(root)
-        if isinstance(node, ast.Call) and id(node) not in inside
-    )
