@@ -18,6 +18,7 @@ from migrator.recognise.slices import (
     base_name,
     called_name,
     crop_of,
+    cropped_under_if,
     goes_by_one,
     is_last,
     starts_at,
@@ -262,7 +263,10 @@ class _Loop:
 
     def untouched(self, found: DecodingLoop, names: set[str], growth: ast.Assign) -> None:
         """Nothing but the one statement may change what has been drawn."""
-        inside = {id(node) for node in ast.walk(growth)} | {id(node) for node in ast.walk(found.call)}
+        crops = [
+            s for s in self.steps if (chosen := cropped_under_if(s)) is not None and crop_of(chosen[1]) is not None
+        ]
+        inside = {id(node) for whole in (growth, found.call, *crops) for node in ast.walk(whole)}
         for node in self.nodes:
             if not isinstance(node, ast.Name) or node.id not in names or id(node) in inside:
                 continue
