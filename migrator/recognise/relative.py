@@ -8,7 +8,7 @@ from migrator.recognise.anatomy import Obstacle, text_of
 from migrator.recognise.ancestry import ancestry, learned_rows
 from migrator.recognise.attention import attentions
 from migrator.recognise.index import FileIndex
-from migrator.recognise.products import find_product, is_product
+from migrator.recognise.products import find_product, is_product, made_of
 from migrator.recognise.values import Flow, Value, strip
 
 _CODE = "relative"
@@ -71,24 +71,12 @@ def _beside(scores: Value, product: Value) -> Iterator[Value]:
         seen.add(one)
         if one.op in ("add", "sub"):
             for arg in one.args:
-                if _leads(arg, product):
+                if made_of(arg, product):
                     todo.append(strip(arg))
                 else:
                     yield arg
         elif one.op in _BETWEEN or one.op in ("loop", "looped", "getitem"):
-            todo += [strip(arg) for arg in one.args if _leads(arg, product)]
-
-
-def _leads(value: Value, product: Value) -> bool:
-    seen, todo = {value}, [value]
-    while todo:
-        one = todo.pop()
-        if one is product:
-            return True
-        new = [arg for arg in one.operands() if arg not in seen]
-        seen.update(new)
-        todo.extend(new)
-    return False
+            todo += [strip(arg) for arg in one.args if made_of(arg, product)]
 
 
 def _terms(value: Value) -> Iterator[Value]:
