@@ -39,7 +39,7 @@ def _in_flow(flow: Flow) -> Iterator[Obstacle]:
             product = _second_product(flow, term, compared) if not table else None
             node = term.node or value.node
             if node is not None and table:
-                seen = f"the learned table `self.{table}` goes into the scores, as `{text_of(term)}`"
+                seen = f"{table} goes into the scores, as `{text_of(term)}`"
                 yield Obstacle(flow, node, _CODE, seen)
             elif node is not None and product is not None:
                 seen = f"the scores are the sum of two products of the queries, the second one `{text_of(product)}`"
@@ -92,11 +92,17 @@ def _terms(value: Value) -> Iterator[Value]:
 
 
 def _table(flow: Flow, term: Value, compared: list[Value]) -> str:
-    """The learned table that a term is read from: by place, and at most by the queries or the keys."""
-    behind = ancestry(flow, term, stop=_values(flow, compared))
+    """What learned thing a term is read from: by place, and at most by the queries or the keys."""
+    own = _values(flow, compared)
+    behind = ancestry(flow, term, stop=own)
     if any(one.value.op in ("param", "opaque") and one.caller is None for one in behind):
         return ""
-    return next((name for one in behind if (name := learned_rows(one))), "")
+    table = next((name for one in behind if (name := learned_rows(one))), "")
+    if table:
+        return f"the learned table `self.{table}`"
+    modules = [one.value for one in behind if one.value.op == "module" and one.caller is None]
+    made = next((value for value in modules if value.args and not own & set(value.args)), None)
+    return f"what `self.{made.data}` learns of places" if made is not None else ""
 
 
 def _second_product(flow: Flow, term: Value, compared: list[Value]) -> Value | None:
