@@ -24,7 +24,7 @@ from migrator.codemod import (
 )
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.loops import DecodingLoop, decoding_loops
-from migrator.recognise.spelling import LINE_LIMIT, free_local, runtime_name
+from migrator.recognise.spelling import LINE_LIMIT, free_local, respelt, runtime_name
 from migrator.recognise.syntax import FunctionNode
 
 
@@ -32,6 +32,7 @@ from migrator.recognise.syntax import FunctionNode
 class _Part:
     loop: DecodingLoop
     cache: str  # the variable
+    results: tuple[str, ...]  # the names of what the model returns besides the cache
     made: str  # the call that makes it
     imports: Import
 
@@ -96,7 +97,16 @@ def _site(index: FileIndex, loop: DecodingLoop, place: Place, symbol: str) -> Si
     made = f"{spelling}(max_len={loop.room})" if loop.room else f"{spelling}()"
     window = ", as long as the prefix fits the window" if loop.fits else ""
     message = f"each step runs the new position of {loop.method.owner.name}.{loop.method.name} alone{window}"
-    return Site(place, message, claim, _Part(loop, _cache_name(index, loop), made, imported))
+    return Site(place, message, claim, _Part(loop, _cache_name(index, loop), _results(index, loop), made, imported))
+
+
+def _results(index: FileIndex, loop: DecodingLoop) -> tuple[str, ...]:
+    """The targets of the statement; names of our own where the call stands inside of an expression."""
+    if loop.row is None:
+        return tuple(ast.unparse(target) for target in _targets(loop.statement))
+    names = [node for node in ast.walk(loop.function) if isinstance(node, ast.Name) and node.id == "_"]
+    nobody = "others" if any(isinstance(node.ctx, ast.Load) for node in names) else "_"
+    return (free_local(index, loop.function, "logits", "outputs"), *([nobody] * (loop.method.results - 1)))
 
 
 def _cache_name(index: FileIndex, loop: DecodingLoop) -> str:
@@ -116,9 +126,11 @@ def _step(part: _Part) -> str:
     """The statement that runs the model, with the cache; past the window, as it was."""
     loop, definition = part.loop, part.loop.definition
     legacy = definition.source(loop.statement)
-    targets = ", ".join(ast.unparse(target) for target in _targets(loop.statement))
+    targets = ", ".join(part.results)
     cached = _call(loop, part.cache, f"{targets}, {part.cache} = ")
-    if isinstance(loop.statement.value, ast.Subscript):  # logits = model(x)[:, -1]
+    if loop.row is not None:  # probs = softmax(model(x)[:, -1])
+        cached = f"{cached}\n{_use(loop, part.results[0])}"
+    elif isinstance(loop.statement.value, ast.Subscript):  # logits = model(x)[:, -1]
         row = ", ".join(
             "-1" if item in loop.reads else definition.source(item) for item in _items(loop.statement.value)
         )
@@ -128,6 +140,14 @@ def _step(part: _Part) -> str:
     cached = cached.replace("\n", "\n    ")
     why = "# the window slides: all positions change, and nothing cached holds any more"
     return f"if {loop.fits}:\n    {cached}\nelse:  {why}\n    {legacy}"
+
+
+def _use(loop: DecodingLoop, name: str) -> str:
+    """The statement with a name in place of the logits, which it takes the newest row of."""
+    assert loop.row is not None
+    texts = {loop.row.value: name}
+    texts.update({item: "-1" for item in _items(loop.row) if item in loop.reads})
+    return respelt(loop.definition, loop.statement, texts)
 
 
 def _targets(statement: ast.Assign) -> list[ast.expr]:

@@ -59,12 +59,13 @@ class Attention:
 
 @dataclass(eq=False)
 class Obstacle:
-    """Attention by its look, and the first thing about it that was not understood."""
+    """Attention by its look, and the first thing about it that was not understood; or strange positions."""
 
     flow: Flow
     node: ast.expr
     code: str
     seen: str
+    remedy: str = ""
 
 
 class Stop(Exception):

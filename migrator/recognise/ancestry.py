@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.recognise.attention import attentions, torch_modules
-from migrator.recognise.composition import components, named_below
+from migrator.recognise.composition import components, named_below, users_of
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.syntax import FunctionNode, first_parameter, parameters
-from migrator.recognise.values import Flow, Value
+from migrator.recognise.values import Flow, Value, made_by, walked
 
 SIZES = frozenset({"shape", "size"})
 COUNTED = frozenset({"arange", "cumsum"})  # numbers of places; how many there are is another question
 _LIKE = frozenset({"to", "type_as", "expand_as", "view_as"})  # what stands behind the first operand is form alone
 _FORM = frozenset({"device", "dtype", "like"})
 _DEPTH = 4
+_PASSING = frozenset(
+    {"add", "cat", "dropout", "expand", "gelu", "getitem", "identity", "loop", "mul", "phi", "relu", "repeat", "silu"}
+    | {"squeeze", "to", "unsqueeze", "view", "reshape", "float"}
+)
+_ROWWISE = frozenset(f"torch.nn.{name}" for name in ("LayerNorm", "Linear", "Sequential"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +152,47 @@ def _attending(index: FileIndex) -> set[int]:
         index.memo["attending definitions"] = {id(definition) for definition in held}
     found: set[int] = index.memo["attending definitions"]
     return found
+
+
+def reaches_attention(flow: Flow, value: Value) -> bool:
+    """Whether the value, as it is or summed, is handed to a part that attends."""
+    assert flow.owner is not None
+    attending = {part.attribute for part in components(flow.owner) if attends(flow.index, part.name)}
+    seen, todo = {value}, [value]
+    while todo:
+        for user in todo.pop().users:
+            source = walked(user.args[0]) if user.op == "call_local" and user.args else None
+            name = source.data if source is not None and source.op == "attr" else user.data
+            if user.op in ("module", "call_local") and name in attending:
+                return True
+            passes = user.op in _PASSING or (user.op == "module" and made_by(flow, user) in _ROWWISE)
+            if passes and user not in seen:
+                seen.add(user)
+                todo.append(user)
+    return False
+
+
+def held_calls(flow: Flow) -> Iterator[tuple[Flow, Value]]:
+    """The calls, in classes that hold the class of a `forward`, that run it."""
+    owner, index = flow.owner, flow.index
+    if owner is None or flow.function is not owner.methods.get("forward"):
+        return
+    for part in users_of(index, owner.name):
+        for name, method in part.owner.methods.items():
+            if name != "__init__":
+                outer = flow_of(index, part.owner.definition, method, part.owner)
+                yield from ((outer, value) for value in outer.of("module") if value.data == part.attribute)
+
+
+def given_by_callers(flow: Flow, value: Value, depth: int = _DEPTH) -> Iterator[Ancestor]:
+    """What a value of a `forward` is made of in the classes that call it, and in those that call them."""
+    names = {str(one.value.data) for one in ancestry(flow, value) if one.value.op == "param" and one.caller is None}
+    for outer, call in held_calls(flow) if depth else ():
+        for name in names:
+            given = argument_of(call, flow, name)
+            if given is not None:
+                yield from ancestry(outer, given)
+                yield from given_by_callers(outer, given, depth - 1)
 
 
 # --- what is learned -------------------------------------------------------------------------------------------------

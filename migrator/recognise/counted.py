@@ -78,26 +78,24 @@ def _counts_tokens(one: Ancestor) -> bool:
 
 def _handed_in(places: Value) -> str:
     """The parameter in whose place `arange` stands where nothing is handed in."""
-    places = strip(places)
-    while places.op in _LAYOUT and places.args:
-        places = strip(places.args[0])
-    if places.op != "phi":
-        return ""
-    sides = [strip(side) for side in places.args[1:]]
-    names = [str(side.data) for side in sides if side.op == "param"]
-    return names[0] if len(names) == 1 and any(_is_numbered(side) for side in sides) else ""
+    ends = list(_ends(places))
+    names = sorted({str(end.data) for end in ends if end.op == "param"})
+    return names[0] if len(names) == 1 and any(end.op == "arange" for end in ends) else ""
 
 
 def _given(places: Value) -> str:
     """The parameter that the places are, in some layout."""
-    places = strip(places)
-    while places.op in _LAYOUT and places.args:
-        places = strip(places.args[0])
-    return str(places.data) if places.op == "param" else ""
+    ends = list(_ends(places))
+    return str(ends[0].data) if len(ends) == 1 and ends[0].op == "param" else ""
 
 
-def _is_numbered(value: Value) -> bool:
+def _ends(value: Value) -> Iterator[Value]:
+    """What a value may be, whichever way the branches go, without its layout."""
     value = strip(value)
     while value.op in _LAYOUT and value.args:
         value = strip(value.args[0])
-    return value.op == "arange" or (value.op == "phi" and any(_is_numbered(arg) for arg in value.args[1:]))
+    if value.op == "phi":
+        for side in value.args[1:]:
+            yield from _ends(side)
+    else:
+        yield value

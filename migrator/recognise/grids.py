@@ -13,6 +13,7 @@ from migrator.recognise.ancestry import (
     ancestry,
     declared_sizes,
     flows,
+    given_by_callers,
     learned_rows,
     serves_attention,
 )
@@ -67,7 +68,7 @@ def _of_patches(flow: Flow, total: Value) -> str:
     """`patches + self.table`: what was seen, or ""."""
     for rows, x in (total.args, total.args[::-1]):
         table = _table(flow, rows)
-        if table and any(_flattens_a_grid(one) for one in ancestry(flow, x)):
+        if table and any(_flattens_a_grid(one) for one in [*ancestry(flow, x), *given_by_callers(flow, x)]):
             return f"`self.{table}` has a row for each patch of a grid, and is added to `{text_of(x)}`"
     return ""
 
@@ -111,7 +112,7 @@ def _merges_neighbours(pattern: object) -> bool:
     source = [re.findall(r"\w+", axis) for axis in re.findall(r"\([^)]*\)|\S+", before)]
     for axis in re.findall(r"\([^)]*\)|\S+", after)[:-1]:
         places = {place for name in re.findall(r"\w+", axis) for place, names in enumerate(source) if name in names}
-        if len(places) > 1 and min(places) > 0 and max(places) - min(places) == len(places) - 1:
+        if any(place > 0 and place + 1 in places for place in places):
             return True
     return False
 

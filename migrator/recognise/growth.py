@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from migrator.recognise.index import FileIndex
-from migrator.recognise.slices import called_name, concatenated, crop_of, is_everything
+from migrator.recognise.slices import called_name, concatenated, crop_of, cropped_under_if, is_everything
 from migrator.recognise.syntax import FunctionNode, stored_names, walk_statements
 
 _CHANGES_A_MODEL = frozenset(
@@ -52,6 +52,10 @@ class Growth:
                 crop = crop_of(statement.value)
                 if crop is not None and crop[0] in grown and crop[0] != statement.targets[0].id:
                     found[statement.targets[0].id] = crop
+            chosen = cropped_under_if(statement)
+            crop = crop_of(chosen[1]) if chosen is not None else None
+            if chosen is not None and crop is not None and crop[0] in grown and crop[0] != chosen[0]:
+                found[chosen[0]] = crop
         return found
 
     def column(self, node: ast.expr) -> int | None:

@@ -13,10 +13,12 @@ from migrator.recognise.composition import contains
 from migrator.recognise.growth import Growth
 from migrator.recognise.index import ClassInfo, Definition, FileIndex
 from migrator.recognise.receivers import Receivers
+from migrator.recognise.rows import row_inside
 from migrator.recognise.slices import (
     base_name,
     called_name,
     crop_of,
+    cropped_under_if,
     goes_by_one,
     is_last,
     starts_at,
@@ -36,7 +38,8 @@ class DecodingLoop:
     `statement` holds `call`, whose result is called `logits`. Of `reads`, the places that take the newest row, the
     index is replaced. `prefixes` are the arguments that have to be cut to what has been drawn, with the text of the
     cut. `fits` tells, in code, whether the whole prefix is still inside the model's window; empty without a window.
-    `room` is how many positions there may be, in code, or empty.
+    `room` is how many positions there may be, in code, or empty. Where call and use are one expression, `row` is what
+    takes the newest row of the logits in it, and `logits` is empty.
     """
 
     definition: Definition
@@ -47,6 +50,7 @@ class DecodingLoop:
     call: ast.Call
     method: CachedMethod
     logits: str
+    row: ast.Subscript | None = None
     reads: list[ast.expr] = field(default_factory=list)
     prefixes: list[tuple[ast.expr, str]] = field(default_factory=list)
     fits: str = ""
@@ -171,10 +175,24 @@ class _Loop:
             raise _Stop("not-cached", seen, "see what `kv_cache` says of it")
         if len(runs) > 1 or statement not in self.steps:
             raise _Stop("several-runs", "the model is run more than once in a step, or not in each", "run it once")
-        logits = self.result(statement, call, method)
-        found = DecodingLoop(self.definition, self.owner, self.function, self.loop, statement, call, method, logits)
+        row = self.row_in(statement, call, method, grown.keys() | crops.keys())
+        logits = self.result(statement, call, method) if row is None else ""
+        found = DecodingLoop(
+            self.definition, self.owner, self.function, self.loop, statement, call, method, logits, row
+        )
         self.arguments(found, grown, crops)
         return found
+
+    def row_in(
+        self, statement: ast.Assign, call: ast.Call, method: CachedMethod, names: set[str]
+    ) -> ast.Subscript | None:
+        """What takes the newest row of the logits right where the model is called."""
+        row = row_inside(statement.value, call, method.results)
+        calls = [node for node in ast.walk(statement.value) if isinstance(node, ast.Call) and self.is_model(node.func)]
+        others = [given for node in calls if node is not call for given in node.args]
+        if row is not None and any(base_name(given) in names for given in others):
+            raise _Stop("several-runs", "the model is run more than once in a step, or not in each", "run it once")
+        return row
 
     def result(self, statement: ast.Assign, call: ast.Call, method: CachedMethod) -> str:
         """The name of the logits, if the statement does nothing but to give names to what the method returns."""
@@ -245,7 +263,10 @@ class _Loop:
 
     def untouched(self, found: DecodingLoop, names: set[str], growth: ast.Assign) -> None:
         """Nothing but the one statement may change what has been drawn."""
-        inside = {id(node) for node in ast.walk(growth)} | {id(node) for node in ast.walk(found.call)}
+        crops = [
+            s for s in self.steps if (chosen := cropped_under_if(s)) is not None and crop_of(chosen[1]) is not None
+        ]
+        inside = {id(node) for whole in (growth, found.call, *crops) for node in ast.walk(whole)}
         for node in self.nodes:
             if not isinstance(node, ast.Name) or node.id not in names or id(node) in inside:
                 continue
@@ -341,6 +362,9 @@ class _Loop:
     def logits_reads(self, found: DecodingLoop) -> Iterator[ast.expr]:
         """What takes the rows of the logits, until the name stands for something else."""
         name, rebound, left = found.logits, False, False
+        if found.row is not None:
+            yield found.row
+            return
         if found.statement.value is not found.call:  # logits = model(x)[:, -1]
             yield found.statement.value
             return

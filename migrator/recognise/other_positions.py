@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from migrator.codemod import Place, Refusal
 from migrator.recognise.anatomy import Obstacle
+from migrator.recognise.apart import apart
 from migrator.recognise.consumers import PositionGroup
 from migrator.recognise.counted import counted_positions
 from migrator.recognise.grids import grids
@@ -31,6 +32,7 @@ def other_positions(index: FileIndex) -> list[Obstacle]:
     """All such positions of the file, in order of the source."""
     if "other positions" not in index.memo:
         found = [*grids(index), *relatives(index), *timesteps(index), *counted_positions(index)]
+        found += apart(index, [one.flow for one in found if one.code == "two-dimensional"])
         index.memo["other positions"] = sorted(found, key=lambda one: one.flow.definition.line(one.node))
     result: list[Obstacle] = index.memo["other positions"]
     return result
@@ -49,4 +51,4 @@ def refused(index: FileIndex, codemod: str) -> Iterator[Refusal]:
     for one in other_positions(index):
         owner = one.flow.owner
         place = Place.of(owner.name if owner else one.flow.function.name, one.node, one.flow.definition)
-        yield Refusal(place, one.code, one.seen, _REMEDIES[one.code].replace("{codemod}", codemod))
+        yield Refusal(place, one.code, one.seen, one.remedy or _REMEDIES[one.code].replace("{codemod}", codemod))

@@ -8,7 +8,7 @@ from migrator.recognise.anatomy import Obstacle, text_of
 from migrator.recognise.ancestry import ancestry, learned_rows
 from migrator.recognise.attention import attentions
 from migrator.recognise.index import FileIndex
-from migrator.recognise.products import find_product, is_product
+from migrator.recognise.products import find_product, is_product, made_of
 from migrator.recognise.values import Flow, Value, strip
 
 _CODE = "relative"
@@ -39,7 +39,7 @@ def _in_flow(flow: Flow) -> Iterator[Obstacle]:
             product = _second_product(flow, term, compared) if not table else None
             node = term.node or value.node
             if node is not None and table:
-                seen = f"the learned table `self.{table}` goes into the scores, as `{text_of(term)}`"
+                seen = f"{table} goes into the scores, as `{text_of(term)}`"
                 yield Obstacle(flow, node, _CODE, seen)
             elif node is not None and product is not None:
                 seen = f"the scores are the sum of two products of the queries, the second one `{text_of(product)}`"
@@ -71,24 +71,12 @@ def _beside(scores: Value, product: Value) -> Iterator[Value]:
         seen.add(one)
         if one.op in ("add", "sub"):
             for arg in one.args:
-                if _leads(arg, product):
+                if made_of(arg, product):
                     todo.append(strip(arg))
                 else:
                     yield arg
         elif one.op in _BETWEEN or one.op in ("loop", "looped", "getitem"):
-            todo += [strip(arg) for arg in one.args if _leads(arg, product)]
-
-
-def _leads(value: Value, product: Value) -> bool:
-    seen, todo = {value}, [value]
-    while todo:
-        one = todo.pop()
-        if one is product:
-            return True
-        new = [arg for arg in one.operands() if arg not in seen]
-        seen.update(new)
-        todo.extend(new)
-    return False
+            todo += [strip(arg) for arg in one.args if made_of(arg, product)]
 
 
 def _terms(value: Value) -> Iterator[Value]:
@@ -104,11 +92,17 @@ def _terms(value: Value) -> Iterator[Value]:
 
 
 def _table(flow: Flow, term: Value, compared: list[Value]) -> str:
-    """The learned table that a term is read from: by place, and at most by the queries or the keys."""
-    behind = ancestry(flow, term, stop=_values(flow, compared))
+    """What learned thing a term is read from: by place, and at most by the queries or the keys."""
+    own = _values(flow, compared)
+    behind = ancestry(flow, term, stop=own)
     if any(one.value.op in ("param", "opaque") and one.caller is None for one in behind):
         return ""
-    return next((name for one in behind if (name := learned_rows(one))), "")
+    table = next((name for one in behind if (name := learned_rows(one))), "")
+    if table:
+        return f"the learned table `self.{table}`"
+    modules = [one.value for one in behind if one.value.op == "module" and one.caller is None]
+    made = next((value for value in modules if value.args and not own & set(value.args)), None)
+    return f"what `self.{made.data}` learns of places" if made is not None else ""
 
 
 def _second_product(flow: Flow, term: Value, compared: list[Value]) -> Value | None:

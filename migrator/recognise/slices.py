@@ -94,14 +94,38 @@ def crop_of(node: ast.expr) -> tuple[str, ast.expr] | None:
 
 
 def is_last(node: ast.expr) -> bool:
-    """`x[:, -1]`, `x[:, -1, :]`, `x[:, [-1], :]` and `x[:, -1:]`."""
-    return isinstance(node, ast.Subscript) and is_last_place(node.slice)
+    """`x[:, -1]`, `x[:, -1, :]`, `x[:, [-1], :]` and `x[:, -1:]`; of one sequence alone `x[0, -1]`."""
+    if not isinstance(node, ast.Subscript):
+        return False
+    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else []
+    if items and isinstance(items[0], ast.Constant) and type(items[0].value) is int:
+        return is_last_place(ast.Tuple([ast.Slice(), *items[1:]], ast.Load()))
+    return is_last_place(node.slice)
 
 
 def is_last_place(index: ast.expr) -> bool:
     """The index of the last position: `:, -1`, with or without the axes behind it."""
     items = index.elts if isinstance(index, ast.Tuple) else []
     return len(items) > 1 and is_everything(items[0]) and ast.unparse(items[1]) in ("-1", "[-1]", "-1:")
+
+
+def cropped_under_if(statement: ast.stmt) -> tuple[str, ast.IfExp] | None:
+    """(y, choice) of `if x.size(1) > n: y = x[:, -n:]` with `else: y = x`, in either order."""
+    if not isinstance(statement, ast.If) or len(statement.body) != 1 or len(statement.orelse) != 1:
+        return None
+    one, other, test = statement.body[0], statement.orelse[0], statement.test
+    if not (isinstance(one, ast.Assign) and isinstance(other, ast.Assign) and isinstance(test, ast.Compare)):
+        return None
+    targets = [ast.unparse(target) for side in (one, other) for target in side.targets]
+    if len(targets) != 2 or targets[0] != targets[1] or not targets[0].isidentifier():
+        return None
+    flipped = _FLIPPED.get(type(test.ops[0])) if len(test.ops) == 1 else None
+    if flipped is None:
+        return targets[0], ast.IfExp(test, one.value, other.value)
+    return targets[0], ast.IfExp(ast.Compare(test.left, [flipped()], test.comparators), other.value, one.value)
+
+
+_FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.LtE, ast.GtE: ast.Lt}
 
 
 def is_everything(item: ast.expr) -> bool:

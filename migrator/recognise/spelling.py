@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from migrator.codemod import Import
@@ -97,6 +97,18 @@ def parenthesised(text: str, *bare: type[ast.expr]) -> str:
     tight = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant, *bare)
     negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
     return text if isinstance(node, tight) and not negated else f"({text})"
+
+
+def respelt(definition: Definition, statement: ast.stmt, texts: Mapping[ast.expr, str]) -> str:
+    """A statement as it stands in the file, with other text for some expressions in it."""
+    lines = [line.encode() for line in split_lines(definition.source(statement))]
+    for node, text in sorted(texts.items(), key=lambda item: (item[0].lineno, item[0].col_offset), reverse=True):
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        first, last = node.lineno - statement.lineno, node.end_lineno - statement.lineno
+        start = node.col_offset - (statement.col_offset if not first else 0)
+        end = node.end_col_offset - (statement.col_offset if not last else 0)
+        lines[first : last + 1] = [lines[first][:start] + text.encode() + lines[last][end:]]
+    return b"".join(lines).decode()
 
 
 def bound_in(definition: Definition) -> set[str]:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recognise.anatomy import Obstacle, text_of
-from migrator.recognise.ancestry import COUNTED, Ancestor, ancestry, attends, called, flows
-from migrator.recognise.composition import components
+from migrator.recognise.ancestry import COUNTED, Ancestor, ancestry, attends, called, flows, reaches_attention
 from migrator.recognise.index import FileIndex
-from migrator.recognise.values import Flow, Value, made_by, walked
+from migrator.recognise.values import Flow, Value
 
 _CODE = "timestep"
-_PASSING = frozenset(
-    {"add", "cat", "dropout", "expand", "gelu", "getitem", "identity", "loop", "phi", "relu", "repeat", "silu"}
-    | {"squeeze", "to", "unsqueeze", "view", "reshape", "float"}
-)
 _PRODUCTS = frozenset({"div", "einsum", "matmul", "mul", "outer"})
-_ROWWISE = frozenset(f"torch.nn.{name}" for name in ("LayerNorm", "Linear", "Sequential"))
 
 
 def timesteps(index: FileIndex) -> Iterator[Obstacle]:
@@ -28,7 +22,7 @@ def timesteps(index: FileIndex) -> Iterator[Obstacle]:
         if flow.owner is None or not attends(index, flow.owner.name):
             continue
         for value in flow.values:
-            if _is_wave(flow, value, waves) and _reaches_attention(flow, value) and value.node is not None:
+            if _is_wave(flow, value, waves) and reaches_attention(flow, value) and value.node is not None:
                 seen = f"`{text_of(value)}` is a sinusoid of a value that is handed in, and of no place in a sequence"
                 yield Obstacle(flow, value.node, _CODE, seen)
 
@@ -64,21 +58,3 @@ def _is_wave(flow: Flow, value: Value, waves: list[Flow]) -> bool:
 def _counted(one: Ancestor) -> bool:
     """A number of a place, that goes into the function from outside."""
     return one.value.op in COUNTED and one.caller is None
-
-
-def _reaches_attention(flow: Flow, value: Value) -> bool:
-    """Whether the value, as it is or summed, is handed to a part that attends."""
-    assert flow.owner is not None
-    attending = {part.attribute for part in components(flow.owner) if attends(flow.index, part.name)}
-    seen, todo = {value}, [value]
-    while todo:
-        for user in todo.pop().users:
-            source = walked(user.args[0]) if user.op == "call_local" and user.args else None
-            name = source.data if source is not None and source.op == "attr" else user.data
-            if user.op in ("module", "call_local") and name in attending:
-                return True
-            passes = user.op in _PASSING or (user.op == "module" and made_by(flow, user) in _ROWWISE)
-            if passes and user not in seen:
-                seen.add(user)
-                todo.append(user)
-    return False
