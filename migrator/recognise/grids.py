@@ -43,7 +43,7 @@ def grids(index: FileIndex) -> Iterator[Obstacle]:
 def _in_flow(flow: Flow) -> Iterator[Obstacle]:
     for value in flow.values:
         parts = _parts(value)
-        seen = _of_patches(flow, value) if value.op == "add" else ""
+        seen = _of_patches(flow, value) if value.op == "add" and len(value.args) == 2 else ""
         if len(parts) > 1 and not seen:
             seen = _of_two_axes(flow, value, parts)
         if seen:

@@ -112,7 +112,8 @@ class _Reader:
     def step(self, value: Value, condition: Value | None) -> Value:
         self.passed.append(value)
         handler = getattr(self, f"step_{value.op}", None)
-        if handler is None or (value.keywords and value.op not in ("masked_fill", "where")):
+        scaled = value.op in ("add", "div", "mul", "sub") and len(value.args) != 2  # torch.add(x, alpha, y) of old
+        if handler is None or scaled or (value.keywords and value.op not in ("masked_fill", "where")):
             code = "upcast" if value.op in ("to", "float") else "scores"
             raise Stop(code, f"between scores and softmax stands `{text_of(value)}`", value.node)
         inner: Value = handler(value, condition)
