@@ -42,16 +42,11 @@ def upkeep(info: ClassInfo, attribute: str) -> list[Upkeep]:
 def _in_method(info: ClassInfo, attribute: str, method: FunctionNode) -> Iterator[Upkeep]:
     flow = flow_of(info.index, info.definition, method, info)
     own = f"{first_parameter(method)}.{attribute}"
-    filled = [wave.attribute for wave in waves(info)] if method.name == "__init__" else []
+    is_wave = any(wave.attribute == attribute for wave in waves(info))
     inside = {id(child): outer for outer in walk_statements(method.body) for child in getattr(outer, "body", [])}
     for statement in walk_statements(method.body):
-        if (
-            method.name == "__init__"
-            and _freezes(statement, own)
-            or method.name == "__init__"
-            and _is_filled(statement, own)
-            and attribute in filled
-        ):
+        first = method.name == "__init__"
+        if first and (_freezes(statement, own) or (is_wave and _is_filled(statement, own))):
             yield Upkeep(statement, statement)
         elif _initialises(info, statement, own) or _shortens(info, statement, own):
             if _is_one_of_many(method, statement):
