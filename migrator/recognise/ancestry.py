@@ -133,7 +133,11 @@ def flows(index: FileIndex, *words: str) -> Iterator[Flow]:
 
 def attends(index: FileIndex, name: str) -> bool:
     """Whether a class, or something that it names, attends in a way that was seen."""
-    return bool(_attending(index) & {id(definition) for definition in named_below(index, [name])})
+    key = ("attends", name)
+    if key not in index.memo:
+        index.memo[key] = bool(_attending(index) & {id(definition) for definition in named_below(index, [name])})
+    found: bool = index.memo[key]
+    return found
 
 
 def serves_attention(index: FileIndex, definition: Definition) -> bool:

@@ -165,8 +165,15 @@ def named_below(index: FileIndex, names: list[str]) -> list[Definition]:
         definition = table.get(todo.pop())
         if definition is not None and definition not in found:
             found.append(definition)
-            todo += sorted({node.id for node in ast.walk(definition.tree) if isinstance(node, ast.Name)})
+            todo += _names_in(definition)
     return found
+
+
+def _names_in(definition: Definition) -> list[str]:
+    if "names" not in definition.memo:
+        definition.memo["names"] = sorted({node.id for node in definition.nodes if isinstance(node, ast.Name)})
+    names: list[str] = definition.memo["names"]
+    return names
 
 
 def reached(index: FileIndex, name: str, wanted: set[str], seen: frozenset[str] = frozenset()) -> set[str]:

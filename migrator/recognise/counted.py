@@ -28,21 +28,36 @@ def _of(flow: Flow, value: Value) -> Iterator[Obstacle]:
     places = _places(flow, value)
     if places is None or value.node is None:
         return
+    strange = _counted_or_given(flow, value, places)
+    if strange:
+        yield Obstacle(flow, value.node, _CODE, f"`{text_of(value)}` looks rows up {strange}")
+    elif _starts_later(places) and any(user.op == "add" for user in value.users):
+        seen = f"`{text_of(value)}` does not begin with the first row"
+        yield Obstacle(flow, value.node, "offset", seen, "number the tokens from 0, or keep the positions")
+
+
+def _counted_or_given(flow: Flow, value: Value, places: Value) -> str:
+    """By what the rows are looked up that is not just the place of each token."""
     sums = [one for one in ancestry(flow, places, leaves=frozenset({"arange"})) if _counts_tokens(one)]
     if sums:
         line = sums[0].flow.definition.line(sums[0].value.node) if sums[0].value.node is not None else 0
-        seen = f"`{text_of(value)}` looks rows up by places that are counted over a mask, in line {line}"
-        yield Obstacle(flow, value.node, _CODE, seen)
-        return
-    wave = next((wave for wave in waves(flow.owner) if wave.attribute == value.data), None) if flow.owner else None
+        return f"by places that are counted over a mask, in line {line}"
+    known = waves(flow.owner) if flow.owner is not None else []
+    wave = next((wave for wave in known if wave.attribute == value.data), None)
     if wave is not None and wave.empty is not None:
-        seen = f"`{text_of(value)}` looks rows up in a sinusoid whose row {wave.empty} is empty"
-        yield Obstacle(flow, value.node, _CODE, seen)
-        return
+        return f"in a sinusoid whose row {wave.empty} is empty"
     handed = _handed_in(places) or (_given(places) if wave is not None else "")
-    if handed:
-        seen = f"`{text_of(value)}` looks rows up by `{handed}`, which a caller may hand in"
-        yield Obstacle(flow, value.node, _CODE, seen)
+    return f"by `{handed}`, which a caller may hand in" if handed else ""
+
+
+def _starts_later(places: Value) -> bool:
+    """`arange(start, end)` from anything but 0, and `arange(n) + start`."""
+    for end in _ends(places):
+        if end.op == "arange" and len(end.args) > 1 and not end.args[0].is_const(0):
+            return True
+        if end.op == "add" and any(inner.op == "arange" for arg in end.args for inner in _ends(arg)):
+            return True
+    return False
 
 
 def _places(flow: Flow, value: Value) -> Value | None:

@@ -102,7 +102,7 @@ def _table(flow: Flow, term: Value, compared: list[Value]) -> str:
         return f"the learned table `self.{table}`"
     modules = [one.value for one in behind if one.value.op == "module" and one.caller is None]
     made = next((value for value in modules if value.args and not own & set(value.args)), None)
-    return f"what `self.{made.data}` learns of places" if made is not None else ""
+    return f"what `self.{made.data}` makes of places" if made is not None else ""
 
 
 def _second_product(flow: Flow, term: Value, compared: list[Value]) -> Value | None:

@@ -188,6 +188,9 @@ def _holds_table(value: Value, table: Table) -> bool:
         return _holds_table(value.args[0], table)
     if value.op == "add":
         return any(_holds_table(arg, table) for arg in value.args)
-    while value.op in ("getitem", "detach", "to", "unsqueeze", "transpose", "expand", "method") and value.args:
+    while (
+        value.op in ("getitem", "detach", "to", "unsqueeze", "transpose", "expand", "expand_as", "method")
+        and value.args
+    ):
         value = strip(value.args[0])
     return value.op == "attr" and value.data == table.attribute

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from migrator.recognise.dataflow import flow_of
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.syntax import FunctionNode, first_parameter, walk_statements
+from migrator.recognise.trial.waves import waves
 from migrator.recognise.values import Flow
 
 _COUNTING = ("numel", "nelement")
@@ -41,9 +42,13 @@ def upkeep(info: ClassInfo, attribute: str) -> list[Upkeep]:
 def _in_method(info: ClassInfo, attribute: str, method: FunctionNode) -> Iterator[Upkeep]:
     flow = flow_of(info.index, info.definition, method, info)
     own = f"{first_parameter(method)}.{attribute}"
+    is_wave = any(wave.attribute == attribute for wave in waves(info))
     inside = {id(child): outer for outer in walk_statements(method.body) for child in getattr(outer, "body", [])}
     for statement in walk_statements(method.body):
-        if _initialises(info, statement, own) or _shortens(info, statement, own):
+        first = method.name == "__init__"
+        if first and (_freezes(statement, own) or (is_wave and _is_filled(statement, own))):
+            yield Upkeep(statement, statement)
+        elif _initialises(info, statement, own) or _shortens(info, statement, own):
             if _is_one_of_many(method, statement):
                 yield Upkeep(statement, statement)
         elif isinstance(statement, ast.AugAssign) and _takes_off(flow, statement, own, attribute):
@@ -71,6 +76,26 @@ def _initialises(info: ClassInfo, statement: ast.stmt, own: str) -> bool:
     return name.startswith("torch.nn.init.") and all(
         _is_silent(node) for node in (*call.args[1:], *(k.value for k in call.keywords))
     )
+
+
+def _is_filled(statement: ast.stmt, own: str) -> bool:
+    """`self.table.weight.data = ...`, which matters where it is known what is given: a sinusoid."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
+    return target is not None and ast.unparse(target) in _spellings(own)[1:]
+
+
+def _freezes(statement: ast.stmt, own: str) -> bool:
+    """`self.table.weight.requires_grad = False` and `self.table.requires_grad_(False)`."""
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.value, ast.Constant):
+        return ast.unparse(statement.targets[0]) in [f"{name}.requires_grad" for name in _spellings(own)]
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if (
+        not isinstance(call, ast.Call)
+        or not isinstance(call.func, ast.Attribute)
+        or not all(map(_is_silent, call.args))
+    ):
+        return False
+    return call.func.attr == "requires_grad_" and ast.unparse(call.func.value) in _spellings(own)
 
 
 def _shortens(info: ClassInfo, statement: ast.stmt, own: str) -> bool:

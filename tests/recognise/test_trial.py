@@ -97,6 +97,16 @@ def test_a_table_may_come_from_a_function_that_has_a_function_inside() -> None:
     assert found(*assigned, before=before) == [Wave("table", 10000.0, "embedding", learned=True)]
 
 
+FREEZING = ("requires_grad = False", "requires_grad_(False)")
+
+
+@pytest.mark.parametrize("words", FREEZING)
+def test_an_embedding_may_be_frozen_once_it_is_filled(words: str) -> None:
+    body = ("self.table = nn.Embedding(length, width)", *FILLED, "self.table.weight.data = table")
+    assert found(*body) == [Wave("table", 10000.0, "embedding", learned=True)]
+    assert found(*body, f"self.table.weight.{words}") == [Wave("table", 10000.0, "embedding")]
+
+
 def test_an_empty_row_is_told() -> None:
     assert found(*FILLED, "table[0] = 0.0", KEPT) == [Wave("table", 10000.0, empty=0)]
 

@@ -101,16 +101,27 @@ class Statements(Expressions):
         if self.is_own(target):
             self.machine.attributes[target.attr] = value
             return
-        inner: ast.expr = target
-        while isinstance(inner, ast.Attribute) and not self.is_own(inner) and inner.attr in ("weight", "data"):
-            inner = inner.value
-        table = value.table if isinstance(value, Kept) else value
-        if inner is target or not isinstance(inner, ast.Attribute) or not self.is_own(inner):
-            raise Unknown
-        if not isinstance(table, Array):
+        if target.attr == "requires_grad" and isinstance(value, bool):
+            self.set_learned(target.value, value)
+            return
+        name, table = self.holder(target), value.table if isinstance(value, Kept) else value
+        if not name or not isinstance(table, Array):
             raise Unknown
         learned = value.learned if isinstance(value, Kept) else True
-        self.machine.attributes[inner.attr] = Kept(table, "embedding", learned)
+        self.machine.attributes[name] = Kept(table, "embedding", learned)
+
+    def holder(self, node: ast.expr) -> str:
+        """`name` of `self.name.weight` and `self.name.weight.data`, or ""."""
+        while isinstance(node, ast.Attribute) and not self.is_own(node) and node.attr in ("weight", "data"):
+            node = node.value
+        return node.attr if isinstance(node, ast.Attribute) and self.is_own(node) else ""
+
+    def set_learned(self, node: ast.expr, learned: bool) -> None:
+        """`self.name.weight.requires_grad = False`"""
+        held = self.machine.attributes.get(self.holder(node))
+        if not isinstance(held, Kept):
+            raise Unknown
+        self.machine.attributes[self.holder(node)] = Kept(held.table, held.kind, learned)
 
     def set_part(self, target: ast.Subscript, value: object) -> None:
         held = self.expression(target.value)
@@ -132,6 +143,8 @@ class Statements(Expressions):
             self.machine.attributes[str(self.expression(call.args[0]))] = self.expression(call.args[1])
         elif isinstance(held, list) and call.func.attr == "append" and len(call.args) == 1:
             held.append(self.expression(call.args[0]))
+        elif call.func.attr == "requires_grad_" and len(call.args) == 1:
+            self.set_learned(call.func.value, bool(self.expression(call.args[0])))
         elif call.func.attr != "__init__":
             raise Unknown
 
