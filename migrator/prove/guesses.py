@@ -16,6 +16,7 @@ _SMALL, _LARGE = 16, 500
 _NOT_A_SIZE = re.compile(r"vocab|n_?tokens?$|num_emb|classes|pad|seed")
 _CONFIGS = re.compile(r"^(config|configuration|cfg|conf|args|opts?|hparams|hps|params)$")
 _HEADS, _WIDTH = 4, 32
+_COUNTED = re.compile(r"(^|_)n?_?heads?$|nhead|layers?$|depth|n_layer|blocks?$")
 # First match wins; several values are tried one after the other.
 _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"drop|^p$", (0.0,)),
@@ -256,7 +257,8 @@ def _from_names(info: ClassInfo, depth: int = 3) -> Iterator[Guess]:
     }  # fmt: skip
     shrunk = {
         name: _role(name, note) for name, default, note in signature
-        if isinstance(default, ast.Constant) and type(default.value) is int and default.value > 2 * _SMALL
+        if isinstance(default, ast.Constant) and type(default.value) is int
+        and (default.value > 2 * _SMALL or (_COUNTED.search(name.lower()) and default.value > _HEADS))
     }  # fmt: skip
     absent = {
         name: _role(name, note) for name, default, note in signature

@@ -118,7 +118,7 @@ def _proved(plans: list[Plan], prover: Prover | None, before: list[Row | None]) 
     if prover is None:
         return "not tried", ()
     whole = plans[0].whole or plans[0]
-    verification = prover.prove(whole, timeout=SECONDS * len(changed))
+    verification = prover.prove(whole, timeout=SECONDS * min(len(changed), 3))
     failed = tuple(f"{c.symbol}: {c.name}: {c.message}" for c in verification.checks if not c.passed)
     return verification.status, tuple(in_files(note, whole.extents) for note in failed or verification.notes)
 
