@@ -13,7 +13,7 @@ from migrator.codemod import Phase
 from migrator.prove.result import Verification
 from migrator.rewrite.engine import plan
 
-LEGACY = '''
+LEGACY = """
 import math
 
 import torch
@@ -36,7 +36,7 @@ class SelfAttention(nn.Module):
             probs = probs * head_mask
         context = torch.matmul(probs, v).transpose(1, 2).reshape(B, T, C)
         return (context, probs) if self.output_attentions else (context,)
-'''
+"""
 CONDITION = "if head_mask is None and not self.output_attentions:"
 
 
