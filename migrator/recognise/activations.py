@@ -49,6 +49,7 @@ _CALLED: dict[str, Callable[..., float]] = {
     "math.sqrt": math.sqrt,
     "math.pow": math.pow,
 }
+_TORCHS = {"torch.nn.ReLU": "relu", "torch.nn.GELU": "gelu"}
 _NAMED = {"torch.nn.functional.relu": "relu", "torch.relu": "relu", "torch.nn.functional.gelu": "gelu"}
 
 
@@ -85,9 +86,12 @@ def _bent(value: Value) -> set[Value]:
 
 
 def _of_expression(index: FileIndex, info: ClassInfo, made: ast.expr) -> str:
-    """`NewGELU()`, `gelu`, `F.relu` or `self.gelu`, as an attribute holds it."""
+    """`NewGELU()`, `gelu`, `F.relu` or `self.gelu`, as an attribute holds it, or a choice of two of them."""
+    if isinstance(made, ast.IfExp):
+        both = {_of_expression(index, info, side) for side in (made.body, made.orelse)}
+        return both.pop() if len(both) == 1 else "configured" if "" not in both else ""
     if isinstance(made, ast.Call):
-        return activation_made(index, made)
+        return _TORCHS.get(index.resolve(made.func) or "") or activation_made(index, made)
     if isinstance(made, ast.Attribute) and isinstance(made.value, ast.Name) and made.value.id == "self":
         return _tried(method_flow(info, made.attr))
     return _of_function(index, index.resolve(made) or "")

@@ -14,6 +14,7 @@ from migrator.recognise.attention import attending_classes
 from migrator.recognise.composition import components
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.noise import is_noise
 from migrator.recognise.values import Flow, Value, strip
 
 NORMS = {"torch.nn.LayerNorm", "torch.nn.RMSNorm"}
@@ -191,7 +192,7 @@ def _kind(info: ClassInfo, steps: list[Value], attending: set[str]) -> tuple[str
             return "attention", step.data
     known = norms(info)
     for step in steps:
-        if step.op == "module" and step.data not in known:
+        if step.op == "module" and step.data not in known and not is_noise(info, step):
             return "feed_forward", step.data
     return "other", ""
 
@@ -202,7 +203,7 @@ def _placement(
     known = norms(info)
     inner = steps[-1] if steps else None
     first = inner if inner is not None and inner.op == "module" and inner.data in known else None
-    last = next((step for step in steps if step.op not in ("dropout", "contiguous")), None)
+    last = next((step for step in steps if step.op != "contiguous" and not is_noise(info, step)), None)
     raw = strip(residual)
     if outer is not None:
         return ("post", outer) if first is None else ("sandwich", outer)

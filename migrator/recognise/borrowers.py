@@ -25,8 +25,8 @@ def borrower(index: FileIndex, info: ClassInfo, attributes: set[str], own: set[i
         if not any(attribute in definition.text for attribute in attributes):
             continue
         for node in _reads(definition, attributes):
-            by_self = isinstance(node.value, ast.Name) and node.value.id == "self"
-            if id(node) in own or (by_self and definition not in kin) or _is_imported(index, node):
+            holder = _holder(index, definition, node.value)
+            if id(node) in own or (holder is not None and holder.definition not in kin) or _is_imported(index, node):
                 continue
             if not _is_harmless(index, definition, node):
                 return f"line {definition.line(node)}"
@@ -55,6 +55,17 @@ def hooked(index: FileIndex) -> str:
     return ""
 
 
+def _holder(index: FileIndex, definition: Definition, node: ast.expr) -> ClassInfo | None:
+    """The class of `self`, of `self.part`, of `self.part.part`, as far as the file says it."""
+    if isinstance(node, ast.Name) and node.id == "self":
+        return index.classes.get(definition.name)
+    outer = _holder(index, definition, node.value) if isinstance(node, ast.Attribute) else None
+    if outer is None or not isinstance(node, ast.Attribute) or node.attr in outer.stores_outside_init:
+        return None
+    made = outer.attribute(node.attr)
+    return index.modules.get(index.resolve(made.func) or "") if isinstance(made, ast.Call) else None
+
+
 def _is_imported(index: FileIndex, node: ast.Attribute) -> bool:
     """Whether it is a name of a module, such as `nn.LayerNorm`."""
     root: ast.expr = node
@@ -75,9 +86,23 @@ def _addresses(text: str, attributes: set[str]) -> bool:
     return " " not in text and any(part in attributes for part in parts[:-1])
 
 
-def _is_harmless(index: FileIndex, definition: Definition, node: ast.Attribute) -> bool:
+def initialises(index: FileIndex, call: ast.AST | None, node: ast.AST) -> bool:
+    """Whether a call of a function of the file only sets initial values of the module `node`: `init(self.fc, 0.02)`."""
+    helper = index.functions.get(index.resolve(call.func) or "") if isinstance(call, ast.Call) else None
+    if helper is None or not isinstance(call, ast.Call) or not isinstance(helper.tree, ast.FunctionDef):
+        return False
+    names = [arg.arg for arg in (*helper.tree.args.posonlyargs, *helper.tree.args.args)]
+    taken = [name for name, given in zip(names, call.args, strict=False) if given is node]
+    uses = [one for one in helper.nodes if isinstance(one, ast.Name) and one.id in taken]
+    gives = any(isinstance(one, ast.Return) and one.value is not None for one in helper.nodes)
+    return bool(uses) and not gives and all(_is_harmless(index, helper, one) for one in uses)
+
+
+def _is_harmless(index: FileIndex, definition: Definition, node: ast.expr) -> bool:
     """Whether only sizes are read or initial values set: `x.fc.in_features`, `nn.init.zeros_(x.fc.bias)`."""
     parents = _parents(definition)
+    if initialises(index, parents.get(node), node):
+        return True
     chain: list[str] = []
     outer: ast.AST = node
     while isinstance(parents.get(outer), ast.Attribute):
@@ -91,6 +116,8 @@ def _is_harmless(index: FileIndex, definition: Definition, node: ast.Attribute) 
     if chain[0] not in ("weight", "bias"):
         return False
     parent = parents.get(outer)
+    if isinstance(parent, ast.Compare):
+        return len(chain) == 1 and isinstance(parent.comparators[0], ast.Constant)  # `fc.bias is not None`
     if isinstance(parent, ast.Call):
         callee = index.resolve(parent.func) or ""
         return callee.startswith("torch.nn.init.") or (parent.func is outer and chain[-1].endswith("_"))

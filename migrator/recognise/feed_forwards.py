@@ -14,9 +14,11 @@ from migrator.recognise.inlining import Frame
 from migrator.recognise.lambdas import lambda_flow
 from migrator.recognise.layers import Sum, is_norm_call, layers, made_by
 from migrator.recognise.matrices import products
+from migrator.recognise.noise import is_noise
 from migrator.recognise.pairs import partners
 from migrator.recognise.values import Flow, Value
 
+_PLAIN = ("contiguous", "identity")
 _LETTERS = {"torch.nn.Linear": "L", "torch.nn.ReLU": "A", "torch.nn.GELU": "A", "torch.nn.Dropout": "D"}
 
 
@@ -90,7 +92,7 @@ def _of_layers(index: FileIndex) -> Iterator[FeedForward]:
 
 def _split(index: FileIndex, one: Sum) -> FeedForward | None:
     """Two products in two classes, as BERT writes them: dense and activation here, dense, dropout and sum there."""
-    core = [step for step in one.steps if step.value.op not in ("dropout", "contiguous", "identity")]
+    core = [step for step in one.steps if step.value.op not in _PLAIN and not is_noise(step.frame.owner, step.value)]
     core = [step for step in core if not is_norm_call(step)]
     if len(core) != 3:
         return None
@@ -123,7 +125,7 @@ def of_sum(index: FileIndex, one: Sum) -> FeedForward | None:
         if name == "torch.nn.Sequential" and owner.attribute(last.value.data) is made:
             kind = _sequential_activation(index, made)
             return FeedForward(owner, flow, "sequential", "", "", None, None, kind, last.value.data) if kind else None
-        if name == "torch.nn.Linear":
+        if last.value.data in products(owner):
             inside = list(_chain(last.value))
             return _two_products(owner, flow, inside) or _split(index, one)
     return None
@@ -151,6 +153,7 @@ def has_modern_feed_forward(block: Block) -> bool:
         for sublayer in block.sublayers
         if sublayer.kind == "feed_forward"
         for step in sublayer.steps
+        if not is_noise(block.info, step)
     )
 
 
@@ -239,9 +242,7 @@ def _two_products(info: ClassInfo, flow: Flow, steps: list[Value]) -> FeedForwar
     """Linear, activation, linear among the steps, with nothing but dropout and norms around them."""
     known, ends = products(info), norms(info)
     core = [
-        s
-        for s in steps
-        if s.op not in ("dropout", "contiguous", "identity") and not (s.op == "module" and s.data in ends)
+        s for s in steps if s.op not in _PLAIN and not (s.op == "module" and s.data in ends) and not is_noise(info, s)
     ]
     if len(core) != 3:
         return None
@@ -250,7 +251,7 @@ def _two_products(info: ClassInfo, flow: Flow, steps: list[Value]) -> FeedForwar
         return None
     name = activation_of(info.index, info, activation)
     between = steps[steps.index(last) + 1 : steps.index(first)]
-    if not name or any(s.op == "module" and s is not activation for s in between):
+    if not name or any(s.op == "module" and s is not activation and not is_noise(info, s) for s in between):
         return None
     if _lies_between(steps, activation, first):
         return None

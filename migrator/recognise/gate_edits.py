@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.codemod import AnyEdit, Argument, Insert, Remove, Replace
+from migrator.recognise.borrowers import initialises
 from migrator.recognise.feed_forwards import FeedForward
 from migrator.recognise.gating import Gateless, has_bias, is_call_of
 from migrator.recognise.index import Definition, FileIndex
@@ -58,9 +59,8 @@ def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Ite
     definition = found.owner.definition
     statement = _built(found, found.first)
     other = _built(found, found.last) if found.halves is None else statement
-    (wide, there), (into, _) = place.hidden, place.roles
+    wide, there = place.hidden
     hidden = definition.source(wide)
-    bias = "".join(f", {k.arg}={definition.source(k.value)}" for k in first.keywords) if narrow else ""
     if narrow:
         width, imported = runtime_name(index, "swiglu_width")
         name = free_name(
@@ -76,8 +76,10 @@ def _init_edits(index: FileIndex, place: Gateless, up: str, narrow: bool) -> Ite
             yield Replace(apart, there, f"{width}({apart.source(there)})")
         yield imported
         hidden = name
-    widths = [definition.source(place.embed), hidden]
-    made = f"{definition.source(first.func)}({', '.join(widths if not into.into else widths[::-1])}{bias})"
+    arguments = [("", argument) for argument in first.args] + [(f"{k.arg}=", k.value) for k in first.keywords]
+    words = [key + (hidden if value is wide else definition.source(value)) for key, value in arguments
+             if narrow or key != "bias="]  # fmt: skip
+    made = f"{definition.source(first.func)}({', '.join(words)})"
     items = found.owner.attribute(found.first.partition(".")[0]) if "." in found.first else None
     if isinstance(items, ast.Call):
         assert isinstance(items.args[0], ast.Call)
@@ -92,14 +94,15 @@ def _built(found: FeedForward, name: str) -> ast.stmt:
 
 
 def _initial_values(index: FileIndex, found: FeedForward, up: str) -> Iterator[AnyEdit]:
-    """`nn.init.zeros_(self.fc1.bias)` is said of the new product too."""
+    """`nn.init.zeros_(self.fc1.bias)` and `init(self.fc1)` are said of the new product too."""
     definition = found.owner.definition
     for statement in walk_statements(found.owner.methods["__init__"].body):
         if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call) or not statement.value.args:
             continue
         called, target = statement.value, statement.value.args[0]
         words = definition.source(target).split(".")
-        if (index.resolve(called.func) or "").startswith("torch.nn.init.") and words[1:2] == [found.first]:
+        sets = (index.resolve(called.func) or "").startswith("torch.nn.init.") or initialises(index, called, target)
+        if sets and words[1:2] == [found.first]:
             arguments = [".".join([words[0], up, *words[2:]]), *(definition.source(one) for one in called.args[1:])]
             arguments += [f"{k.arg}={definition.source(k.value)}" for k in called.keywords]
             yield Insert(definition, statement, f"{definition.source(called.func)}({', '.join(arguments)})")
@@ -181,14 +184,14 @@ def _module(index: FileIndex, place: Gateless, value: ast.Call, narrow: bool) ->
     definition = place.found.owner.definition
     spelling, imported = runtime_name(index, "SwiGLU")
     imports: list[AnyEdit] = [imported]
-    hidden = definition.source(place.first.args[1])
+    hidden = definition.source(place.hidden[0])
     if narrow:
         width, more = runtime_name(index, "swiglu_width")
         hidden = f"{width}({hidden})"
         imports.append(more)
     first, last = value.args.index(place.first), value.args.index(place.last)
-    words = [definition.source(place.first.args[0]), hidden]
-    words += [f"bias={definition.source(k.value)}" for k in place.first.keywords]
+    words = [definition.source(place.embed), hidden]
+    words += [f"bias={definition.source(k.value)}" for k in place.first.keywords if k.arg == "bias"]
     words += [f"dropout={_rate(definition, arg)}" for arg in _dropouts(index, value.args[first + 1 : last])]
     prefix = f"self.{place.found.attribute} = "
     before = [definition.source(arg) for arg in value.args[:first]]

@@ -22,7 +22,8 @@ from migrator.recognise.halves import apart, halves_elsewhere
 from migrator.recognise.index import FileIndex
 from migrator.recognise.lambdas import aliases, kept_lambda
 from migrator.recognise.layers import Layer, Sum, is_gated, layers
-from migrator.recognise.matrices import Roles, products, roles
+from migrator.recognise.matrices import products, roles
+from migrator.recognise.noise import sole_user
 from migrator.recognise.pairs import partners
 
 REFUSALS = {
@@ -50,22 +51,15 @@ class Gateless:
     last: ast.Call
 
     @property
-    def roles(self) -> tuple[Roles, Roles]:
-        """What the arguments of the two calls mean."""
-        first, last = (roles(self.found.owner.index, call) for call in (self.first, self.last))
-        assert first is not None and last is not None
-        return first, last
-
-    @property
     def embed(self) -> ast.expr:
         """The width of what goes into the first product."""
-        return self.first.args[self.roles[0].into]
+        return _widths(self.found.owner.index, self.first)[0]
 
     @property
     def hidden(self) -> tuple[ast.expr, ast.expr]:
         """The hidden width, as either product has it."""
-        first, last = self.roles
-        return self.first.args[first.out], self.last.args[last.into]
+        index = self.found.owner.index
+        return _widths(index, self.first)[1], _widths(index, self.last)[0]
 
     @property
     def biases(self) -> tuple[bool, bool]:
@@ -120,6 +114,13 @@ class Gateless:
         found = set(zip(*(init_values(index, self.found.owner, word) for word in words), strict=True))
         known = {(int(a), int(b)) for a, b in found if a is not None and b is not None}
         return known.pop() if len(found) == len(known) == 1 else None
+
+
+def _widths(index: FileIndex, call: ast.Call) -> tuple[ast.expr, ast.expr]:
+    found = roles(index, call)
+    widths = found.widths(call) if found is not None else None
+    assert widths is not None
+    return widths
 
 
 def gateless(index: FileIndex) -> Iterator[Gateless | Modern | Refusal]:
@@ -251,7 +252,7 @@ def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
         calls = products(found.owner)
         return _inline(found, place, calls[found.first], calls[found.last])
     first, last = products(found.owner)[found.first], products(found.halves.last)[found.last]
-    if not (_plain(first) and _plain(last)):
+    if not (_plain(first, found.owner.index) and _plain(last, found.owner.index)):
         return _unknown_widths(place, first)
     gateless = Gateless(found, place, first, last)
     reason = apart(found, *gateless.hidden)
@@ -259,7 +260,7 @@ def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
 
 
 def _inline(found: FeedForward, place: Place, first: ast.Call, last: ast.Call) -> Gateless | Refusal:
-    if not (_plain(first) and _plain(last)):
+    if not (_plain(first, found.owner.index) and _plain(last, found.owner.index)):
         return _unknown_widths(place, first)
     here, there = Gateless(found, place, first, last).hidden
     if ast.dump(here) != ast.dump(there):
@@ -279,8 +280,8 @@ def _inline(found: FeedForward, place: Place, first: ast.Call, last: ast.Call) -
 
 
 def _unknown_widths(place: Place, first: ast.Call) -> Refusal:
-    remedy = "write nn.Linear(in_features, out_features)"
-    return Refusal(place, "linear-arguments", f"`{ast.unparse(first)}` does not name both widths", remedy)
+    seen = f"`{ast.unparse(first)}` does not name both widths, or takes more than them and a bias"
+    return Refusal(place, "linear-arguments", seen, "write nn.Linear(in_features, out_features)")
 
 
 def _can_be_edited(found: FeedForward) -> bool:
@@ -310,15 +311,19 @@ def _is_shared(found: FeedForward) -> bool:
     value = found.call
     stored = [store.value for store in found.flow.stores if store.kind == "attribute"]
     while value is not None and not (value.op == "module" and value.data == found.last):
-        if len(value.users) != 1 or any(value is one for one in (*stored, *(one for one, _ in found.flow.returns))):
+        if any(value is one for one in (*stored, *(one for one, _ in found.flow.returns))):
             return True
-        value = value.users[0]
-    return False
+        value = sole_user(found.owner, value)
+    return value is None
 
 
-def _plain(call: ast.Call) -> bool:
-    """nn.Linear(a, b) with nothing else but constants such as bias=False."""
-    return len(call.args) == 2 and all(k.arg == "bias" and isinstance(k.value, ast.Constant) for k in call.keywords)
+def _plain(call: ast.Call, index: FileIndex) -> bool:
+    """nn.Linear(a, b), or Conv1D(b, 1, a), with nothing else but constants such as bias=False."""
+    found = roles(index, call)
+    if found is None or found.widths(call) is None:
+        return False
+    strange = index.resolve(call.func) == "torch.nn.Linear" and len(call.args) > 2
+    return not strange and all(k in ("", "bias") and isinstance(v, ast.Constant) for k, v in found.others(call))
 
 
 # --- nn.Sequential ------------------------------------------------------------------------------------------------
@@ -328,10 +333,11 @@ def _sequential(index: FileIndex, found: FeedForward, place: Place) -> Gateless 
     value = found.owner.attribute(found.attribute)
     assert isinstance(value, ast.Call)
     first, last = (arg for arg in value.args if is_call_of(index, arg, "torch.nn.Linear") and isinstance(arg, ast.Call))
-    if not (_plain(first) and _plain(last)):
+    if not (_plain(first, index) and _plain(last, index)):
         return _unknown_widths(place, first)
-    same = ast.dump(first.args[1]) == ast.dump(last.args[0]) and ast.dump(first.args[0]) == ast.dump(last.args[1])
-    bias = [[ast.dump(k.value) for k in call.keywords] for call in (first, last)]
+    widths = [[ast.dump(width) for width in _widths(index, call)] for call in (first, last)]
+    same = widths[0] == widths[1][::-1]
+    bias = [[ast.dump(k.value) for k in call.keywords if k.arg == "bias"] for call in (first, last)]
     if not same or bias[0] != bias[1]:
         seen = "the two products do not mirror each other"
         return Refusal(place, "hidden-width", seen, "use the same widths in both")

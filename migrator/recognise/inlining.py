@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from migrator.recognise.dataflow import flow_of, method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.lambdas import as_method
+from migrator.recognise.matrices import products, roles
+from migrator.recognise.noise import is_noise_of
 from migrator.recognise.operations import TRANSPARENT
 from migrator.recognise.pairs import Pairs
 from migrator.recognise.syntax import bind, once_assigned, parameters, stored_names
 from migrator.recognise.values import Flow, Value, walked
 
 _DEEP = 12  # calls inside of calls
+NESTED = 5  # sums and choices of tuples inside of one another
 
 
 @dataclass(eq=False)
@@ -110,13 +113,31 @@ def settle(seen: Seen) -> Seen:
 
 def _item(seen: Seen) -> Seen:
     """The element of a tuple that a call gives out."""
-    source = settle(Seen(seen.value.args[0], seen.frame))
     place = seen.value.data
     if isinstance(place, ast.Constant):
         place = place.value
-    if source.value.op == "tuple" and isinstance(place, int) and -1 < place < len(source.value.args):
-        return Seen(source.value.args[place], source.frame)
-    return seen
+    found = element(Seen(seen.value.args[0], seen.frame), place) if isinstance(place, int) and place >= 0 else None
+    return found or seen
+
+
+def element(seen: Seen, place: int, depth: int = NESTED) -> Seen | None:
+    """An element of a tuple, also of `(x,) + others`, and of one of two tuples that begin alike."""
+    source = settle(seen)
+    value, frame = source.value, source.frame
+    if value.op == "tuple":
+        return settle(Seen(value.args[place], frame)) if place < _certain(value) else None
+    if depth and value.op == "add" and len(value.args) == 2:
+        return element(Seen(value.args[0], frame), place, depth - 1)
+    if depth and value.op == "phi":
+        yes, no = (element(Seen(side, frame), place, depth - 1) for side in value.args[1:])
+        return yes if yes == no else None
+    return None
+
+
+def _certain(value: Value) -> int:
+    """How many elements of a tuple stand where they are written."""
+    starred = [isinstance(element, ast.Starred) for element in getattr(value.node, "elts", [])]
+    return starred.index(True) if True in starred else len(value.args)
 
 
 def callee(seen: Seen) -> Callee | None:
@@ -247,7 +268,8 @@ def _enter(seen: Seen) -> Seen | None:
         assert isinstance(call.called, Seen)
         return _enter_lambda(call, settle(call.called), seen.frame)
     info = seen.frame.index.modules.get(runs.made.func.id) if isinstance(runs.made.func, ast.Name) else None
-    flow = method_flow(info) if info is not None and not is_norm(info) else None
+    closed = info is None or is_norm(info) or roles(info.index, runs.made) is not None or is_noise_of(info)
+    flow = method_flow(info) if info is not None and not closed else None
     if flow is None or info is None or len(flow.returns) != 1:
         return None
     handed = seen.frame.handed or runs.frame not in seen.frame.callers
@@ -324,7 +346,10 @@ class _Words(ast.NodeTransformer):
 
 
 def is_norm(info: ClassInfo) -> bool:
-    """Whether a class of the file is a norm of its own: called so, and running no module."""
-    flow = method_flow(info)
-    runs = flow is not None and any(value.op in ("module", "call_local") for value in flow.values)
-    return "norm" in info.name.lower() and flow is not None and not runs
+    """Whether a class of the file is a norm of its own: called so, and running nothing, or statistics and products."""
+    flow = method_flow(info) if "norm" in info.name.lower() else None
+    if flow is None:
+        return False
+    run = [value for value in flow.values if value.op in ("module", "call_local")]
+    measures = any(value.op in ("mean", "var", "std") for value in flow.values)
+    return not run or (measures and all(value.data in products(info) for value in run))

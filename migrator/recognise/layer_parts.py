@@ -7,6 +7,7 @@ import ast
 from migrator.recognise.blocks import NORMS, linears
 from migrator.recognise.inlining import Frame, Seen, callee, settle
 from migrator.recognise.layers import Layer, made_by
+from migrator.recognise.noise import behind_noise
 from migrator.recognise.residuals import last_of_sequential
 from migrator.recognise.stacks import Stack
 from migrator.recognise.syntax import bind, stored_names
@@ -31,6 +32,8 @@ def layer_outputs(layer: Layer) -> tuple[str, ...] | None:
     """Paths below a layer of the weights whose products are added to the residual; None if one cannot be told."""
     found = [_last_weight(one.branch) for one in layer.sums]
     known = tuple(path for path in found if path is not None)
+    if any(one.optional for one in layer.sums):
+        return None  # the module may not be there either
     return known if len(known) == len(found) == len(set(known)) else None
 
 
@@ -112,8 +115,8 @@ def _named(stack: Stack, name: str, frame: Frame) -> ast.expr | None:
 
 def _last_weight(seen: Seen) -> str | None:
     seen = settle(seen)
-    while seen.value.op == "dropout" and seen.value.args:
-        seen = settle(Seen(seen.value.args[0], seen.frame))
+    while (inner := behind_noise(seen.frame.owner, seen.value)) is not seen.value:
+        seen = settle(Seen(inner, seen.frame))
     runs = callee(seen) if seen.value.op in ("module", "call_local") else None
     if runs is None or runs.made is None or seen.frame.handed or runs.frame not in seen.frame.callers:
         return None  # what was handed in may be the same in all blocks

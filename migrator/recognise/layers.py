@@ -19,7 +19,8 @@ from migrator.recognise.blocks import NORMS, blocks, flagged
 from migrator.recognise.composition import mentioned
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
-from migrator.recognise.inlining import Frame, Seen, callee, is_norm, settle, top_frame
+from migrator.recognise.inlining import NESTED, Frame, Seen, callee, element, is_norm, settle, top_frame
+from migrator.recognise.noise import behind_noise, is_noise
 from migrator.recognise.pairs import Pairs, pairs_of
 from migrator.recognise.values import Value
 
@@ -28,7 +29,8 @@ from migrator.recognise.values import Value
 class Sum:
     """One residual sum, total = residual + branch, with the values of the branch from its end to the residual.
 
-    kind: attention | feed_forward | other. placement: as for the sublayer of a block; `norm` decides it.
+    kind: attention | feed_forward | other. placement: as for the sublayer of a block; `norm` decides it. `optional`
+    tells that a condition may leave the sum out.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Sum:
     branch: Seen
     steps: list[Seen]
     norm: Seen | None = None
+    optional: bool = False
 
 
 @dataclass(eq=False)
@@ -146,7 +149,26 @@ def _of_class(info: ClassInfo, attending: set[str]) -> Layer | None:
     if flow is None or len(flow.returns) != 1:
         return None
     top = top_frame(info, flow)
-    return _layer(info, Seen(flow.returns[0][0], top), top, attending)
+    found = (_layer(info, end, top, attending) for end in _ends(Seen(flow.returns[0][0], top)))
+    return next((layer for layer in found if layer is not None), None)
+
+
+def _ends(seen: Seen, depth: int = NESTED) -> Iterator[Seen]:
+    """What a forward gives out: one value, or those of a tuple, also of `weights + (x,)` under a condition."""
+    seen = settle(seen)
+    value = seen.value
+    parts = {"tuple": value.args, "add": value.args, "phi": value.args[1:]}.get(value.op, ())
+    if depth and (value.op == "tuple" or any(_is_tuple(Seen(part, seen.frame), depth) for part in parts)):
+        for part in parts:
+            yield from _ends(Seen(part, seen.frame), depth - 1)
+    else:
+        yield seen
+
+
+def _is_tuple(seen: Seen, depth: int) -> bool:
+    seen = settle(seen)
+    parts = seen.value.args if depth and seen.value.op == "add" else ()
+    return seen.value.op == "tuple" or any(_is_tuple(Seen(part, seen.frame), depth - 1) for part in parts)
 
 
 def _of_pairs(info: ClassInfo, attending: set[str]) -> Iterator[Layer]:
@@ -182,17 +204,15 @@ def _layer(info: ClassInfo, end: Seen, top: Frame, attending: set[str]) -> Layer
 def _before_dropout(end: Seen) -> Seen:
     """The sum, where what a layer gives out passes through dropout once more."""
     end = settle(end)
-    inner = settle(Seen(end.value.args[0], end.frame)) if end.value.op == "dropout" else end
+    inner = settle(Seen(behind_noise(end.frame.owner, end.value), end.frame))
     return inner if inner.value.op == "add" else end
 
 
 def _is_within(layer: Layer, others: set[str]) -> bool:
-    """Whether all sums stand below one attribute that is a layer or a block itself."""
+    """Whether all sums stand below attributes that are layers or blocks themselves."""
     tops = {one.total.frame.path.partition(".")[0] for one in layer.sums}
-    if len(tops) != 1 or "" in tops:
-        return False
-    owners = {frame.owner.name for frame in layer.frames if frame.path in tops and frame.owner is not None}
-    return bool(owners & others)
+    owners = {frame.path: frame.owner.name for frame in layer.frames if frame.owner is not None}
+    return "" not in tops and all(owners.get(top) in others for top in tops)
 
 
 def _unwind(seen: Seen, attending: set[str]) -> Iterator[Sum]:
@@ -201,22 +221,38 @@ def _unwind(seen: Seen, attending: set[str]) -> Iterator[Sum]:
     while seen not in known:
         known.add(seen)
         seen = _first(settle(seen))
-        outer = seen if is_norm_call(seen) else None
-        total = _first(settle(Seen(seen.value.args[0], seen.frame))) if outer is not None else seen
-        if total.value.op != "add" or len(total.value.args) != 2:
-            return
-        one = _sum(total, outer, attending)
+        one = _optional(seen, attending) if seen.value.op == "phi" else _last_sum(seen, attending)
         if one is None:
             return
         yield one
         seen = one.residual
 
 
+def _optional(seen: Seen, attending: set[str]) -> Sum | None:
+    """A sum that a condition leaves out: `if memory is not None: x = x + self.cross(x, memory)`."""
+    yes, no = (_first(Seen(side, seen.frame)) for side in seen.value.args[1:])
+    for taken, skipped in ((yes, no), (no, yes)):
+        one = _last_sum(taken, attending)
+        if one is not None and one.residual == skipped:
+            one.optional = True
+            return one
+    return None
+
+
+def _last_sum(seen: Seen, attending: set[str]) -> Sum | None:
+    """The sum that a value is, or is a norm of."""
+    outer = seen if is_norm_call(seen) else None
+    total = _first(settle(Seen(seen.value.args[0], seen.frame))) if outer is not None else seen
+    if total.value.op != "add" or len(total.value.args) != 2:
+        return None
+    return _sum(total, outer, attending)
+
+
 def _first(seen: Seen) -> Seen:
     """The first element of a tuple that is given out."""
-    while seen.value.op == "tuple" and seen.value.args:
-        seen = settle(Seen(seen.value.args[0], seen.frame))
-    return seen
+    while (inner := element(seen, 0)) is not None:
+        seen = inner
+    return settle(seen)
 
 
 def _sum(total: Seen, outer: Seen | None, attending: set[str]) -> Sum | None:
@@ -269,6 +305,7 @@ def _kind(steps: list[Seen], attending: set[str]) -> str:
     if any(_attends(step, attending) for step in steps):
         return "attention"
     products = [step for step in steps if step.value.op == "module" and not is_norm_call(step)]
+    products = [step for step in products if not is_noise(step.frame.owner, step.value)]
     return "feed_forward" if products else "other"
 
 
@@ -293,7 +330,7 @@ def is_norm_call(seen: Seen) -> bool:
 
 def _placement(residual: Seen, steps: list[Seen], outer: Seen | None) -> tuple[str, Seen | None]:
     first = steps[-1] if is_norm_call(steps[-1]) else None
-    last = next((step for step in steps if step.value.op != "dropout"), None)
+    last = next((step for step in steps if not is_noise(step.frame.owner, step.value)), None)
     if outer is not None:
         return ("post", outer) if first is None else ("sandwich", outer)
     if last is not None and last is not first and is_norm_call(last):

@@ -16,10 +16,26 @@ _MAKES = ("torch.empty", "torch.randn", "torch.zeros", "torch.Tensor")
 
 @dataclass(frozen=True)
 class Roles:
-    """Which positional arguments are the widths of what goes in and of what comes out."""
+    """Which arguments are the widths of what goes in and of what comes out: their places and their names."""
 
     into: int
     out: int
+    names: tuple[str, str] = ("in_features", "out_features")
+
+    def widths(self, call: ast.Call) -> tuple[ast.expr, ast.expr] | None:
+        """The widths as a call says them."""
+        found = [_argument(call, place, name) for place, name in zip((self.into, self.out), self.names, strict=True)]
+        return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+
+    def others(self, call: ast.Call) -> list[tuple[str, ast.expr]]:
+        """The arguments that are no widths, each with its keyword or ""."""
+        placed = [("", arg) for place, arg in enumerate(call.args) if place not in (self.into, self.out)]
+        return placed + [(k.arg or "**", k.value) for k in call.keywords if k.arg not in self.names]
+
+
+def _argument(call: ast.Call, place: int, name: str) -> ast.expr | None:
+    named = [keyword.value for keyword in call.keywords if keyword.arg == name]
+    return call.args[place] if len(call.args) > place else (named[0] if named else None)
 
 
 def products(info: ClassInfo) -> dict[str, ast.Call]:
@@ -54,9 +70,9 @@ def _roles(info: ClassInfo) -> Roles | None:
     weight = _weight(flow)
     sizes = _sizes(info, weight) if weight else []
     names = list(info.init_parameters)
-    if len(sizes) != 2 or len(names) != 2 or set(sizes) != set(names):
+    if len(sizes) != 2 or len(set(sizes)) != 2 or not set(sizes) <= set(names):
         return None
-    return Roles(names.index(sizes[0]), names.index(sizes[1]))
+    return Roles(names.index(sizes[0]), names.index(sizes[1]), (sizes[0], sizes[1]))
 
 
 def _weight(flow: Flow) -> str:

@@ -10,6 +10,7 @@ from migrator.recognise.composition import components
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
 from migrator.recognise.lambdas import lambda_flow
+from migrator.recognise.noise import behind_noise
 from migrator.recognise.stacks import Stack
 from migrator.recognise.values import Flow, Value, strip
 
@@ -26,9 +27,9 @@ def _of_sublayer(index: FileIndex, block: Block, sublayer: Sublayer) -> str | No
 
 
 def _last_weight(index: FileIndex, info: ClassInfo, value: Value, depth: int = 6) -> str | None:
-    value = strip(value)
-    while value.op in ("dropout", "unpack", "getitem") and value.args:
-        value = strip(value.args[0])
+    value = behind_noise(info, value)
+    while value.op in ("unpack", "getitem") and value.args:
+        value = behind_noise(info, value.args[0])
     if depth == 0:
         return None
     if value.op == "matmul" and strip(value.args[1]).op == "attr":
