@@ -37,6 +37,7 @@ class Bench:
     tolerances: Tolerances = Tolerances()
     known: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _boxes: dict[str, Box] = field(default_factory=dict)
+    _defaults: dict[int, torch.dtype] = field(default_factory=dict)  # by the id of a case
 
     @property
     def float64(self) -> Scale:
@@ -108,7 +109,26 @@ class Bench:
 
     def model(self, box: Box, case: Case, dtype: torch.dtype = torch.float64, **options: Any) -> Model:
         """The case's module in a box, and, where it has a path, the part of it that is meant."""
+        if dtype == torch.float64 and id(case) in self._defaults:
+            options.setdefault("default", self._defaults[id(case)])
         return build(box, case.build, case.tensors, dtype=dtype, **options).at(case.path)
+
+    def legacy(self, box: Box, case: Case) -> Model:
+        """In float64 throughout or, if it can't be built or run so, with float64 weights and inputs alone.
+
+        What was found holds for all models of the case from now on. Raises BoxError where neither runs.
+        """
+        try:
+            model = self.model(box, case)
+            model.run(case.largest, grads=False)
+        except BoxError as error:
+            try:
+                model = self.model(box, case, default=torch.float32)
+                model.run(case.largest, grads=False)
+            except BoxError:
+                raise error from None
+            self._defaults[id(case)] = torch.float32
+        return model
 
 
 def _key(text: str, neutral: Sequence[Part], reference: Sequence[Part], isolated_draws: bool) -> str:

@@ -60,14 +60,29 @@ class Twins:
 
 
 def twins(bench: Bench, first: Box, second: Box, case: Case, claims: Sequence[Claim]) -> Twins:
-    """Build a case on both sides and load matching weights. Raises BoxError, of the text before first."""
-    before = bench.model(first, case)
+    """Build a case on both sides and load matching weights. Raises Unbuilt for the text before, else BoxError."""
+    try:
+        before = bench.model(first, case)
+    except BoxError as error:
+        raise Unbuilt(str(error)) from None
     after = bench.model(second, case)
     rename = renaming(before, [entry for claim in claims for entry in claim.renamed])
     states = matched(before, after, rename)
     before.load(states.before)
     after.load(states.after)
     return Twins(case, before, after, states, rename, bench.float64)
+
+
+class Unbuilt(BoxError):
+    """The text before the change can't be built."""
+
+
+def unpaired(tally: Tally, error: BoxError) -> None:
+    """Say why there are no twins: that is no fault of the change where the code before it can't be built."""
+    if isinstance(error, Unbuilt):
+        tally.cannot(f"the code before the change can't be built: {error}")
+    else:
+        tally.fail(f"the two texts can't be given the same weights: {error}")
 
 
 def check_isolation(bench: Bench, stage: Stage, cases: Sequence[Case]) -> None:
@@ -102,7 +117,7 @@ def isolated(bench: Bench, tally: Tally, before: Box, after: Box, case: Case, st
     try:
         pair = twins(bench, before, after, case, stage.claims)
     except BoxError as error:
-        tally.fail(f"the two texts can't be given the same weights: {error}")
+        unpaired(tally, error)
         return
     problem = unexpected(pair, stage.claims) or lost_attribute(pair, stage)
     if problem is not None:

@@ -12,7 +12,7 @@ from migrator.codemod import AlibiPart, DepthInitPart, MovedNormPart, NormPart, 
 from migrator.prove.bench import Bench, parts_of
 from migrator.prove.comparing import relative
 from migrator.prove.depth import check_depth_init
-from migrator.prove.isolation import off_text, same_run, twins
+from migrator.prove.isolation import off_text, same_run, twins, unpaired
 from migrator.prove.ledger import Tally
 from migrator.prove.probe import Case
 from migrator.prove.remote import BoxError, Model, Ran
@@ -61,7 +61,7 @@ def check_positions(bench: Bench, stage: Stage, cases: Sequence[Case], parts: Se
                 try:
                     pair = twins(bench, first, second, case, stage.claims)
                 except BoxError as error:
-                    tally.fail(f"the two texts can't be given the same weights: {error}")
+                    unpaired(tally, error)
                     continue
                 for run, train in case.calls:
                     same_run(tally, pair, run, f"{run.words}, against the reference", train=train)

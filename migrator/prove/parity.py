@@ -149,7 +149,7 @@ def strict_load(bench: Bench, before: Box, after: Box, symbol: str, cases: Seque
     with bench.ledger.tally("strict load", symbol) as tally:
         for case in cases:
             try:
-                old = _legacy_model(bench, before, case)
+                old = bench.legacy(before, case)
                 state = perturbed(old)
                 old.load(state)
             except BoxError as error:
@@ -165,21 +165,6 @@ def strict_load(bench: Bench, before: Box, after: Box, symbol: str, cases: Seque
             pairs.append(Pair(case, old, new))
         tally.words = "a legacy state dict loads with strict=True"
     return pairs
-
-
-def _legacy_model(bench: Bench, box: Box, case: Case) -> Model:
-    """In float64 throughout, or, if its forward can't take that, with float64 weights and inputs alone."""
-    model = bench.model(box, case)
-    try:
-        model.run(case.largest, grads=False)
-    except BoxError as error:
-        other = bench.model(box, case, default=torch.float32)
-        try:
-            other.run(case.largest, grads=False)
-        except BoxError:
-            raise error from None
-        return other
-    return model
 
 
 def _in_float32(bench: Bench, before: Box, after: Box, cases: Sequence[Case]) -> list[Pair]:
@@ -345,7 +330,7 @@ def dropout(bench: Bench, symbol: str, before: Box, after: Box, case: Case) -> N
 def loaded_pairs(bench: Bench, before: Box, after: Box, case: Case, tally: Tally) -> list[Pair]:
     """The case in both texts with the same weights; none where `strict load` has said why."""
     try:
-        old = _legacy_model(bench, before, case)
+        old = bench.legacy(before, case)
         new = bench.model(after, case, default=old.default)
         state = perturbed(old)
         old.load(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from migrator.codemod import DepthInitPart
@@ -18,9 +19,10 @@ from migrator.rewrite.plan import Stage
 def prove_new(bench: Bench, stage: Stage, symbols: Sequence[str], roots: Sequence[str]) -> None:
     """Isolation first: if the change is not alone, the other checks would only repeat it."""
     everything = list(dict.fromkeys([*symbols, *roots]))
-    cases = [
-        case for case in bench.probes.of(everything, ("root", "inner", "even", "flip")) if _possible(bench, stage, case)
-    ]
+    cases = bench.probes.of(everything, ("root", "inner", "even", "flip"))
+    for case in cases:
+        _try_out(bench, stage, case)
+    cases = [case for case in cases if _possible(bench, stage, case)]
     check_isolation(bench, stage, cases)
     if bench.ledger.failed:
         return
@@ -29,6 +31,12 @@ def prove_new(bench: Bench, stage: Stage, symbols: Sequence[str], roots: Sequenc
         return
     check_invariants(bench, stage, cases)
     check_gradients(bench, stage, cases)
+
+
+def _try_out(bench: Bench, stage: Stage, case: Case) -> None:
+    """Find out whether the text before runs in float64; if it does not run at all, the checks will say so."""
+    with contextlib.suppress(BoxError):
+        bench.legacy(bench.box("the code before the change", stage.before), case)
 
 
 def _initial_values_only(stage: Stage) -> bool:
