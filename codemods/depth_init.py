@@ -89,9 +89,9 @@ def _finding(index: FileIndex, stack: Stack, alone: bool) -> Finding:
     scaled = scaled_by(owner, component.attribute)
     if scaled:
         return Modern(place, f"initial values of `{component.attribute}` are scaled by depth ({scaled})")
-    own = own_initialisation(owner)
-    if own:
-        return Modern(place, f"{owner.name} sets its own initial values ({own}); left to it")
+    setter, how = own_initialisation(owner)
+    if setter:
+        return Modern(place, f"{setter} sets its own initial values ({how}); left to it")
     if stack.obstacle is not None and stack.obstacle[0] != "one-of-several":
         return Refusal(place, *stack.obstacle)
     if stack.chained:

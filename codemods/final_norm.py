@@ -141,12 +141,7 @@ def _assigned_name(stack: Stack) -> str | None:
     if isinstance(statement, ast.Assign) and statement.value is stack.result.node and len(statement.targets) == 1:
         target = statement.targets[0]
         return target.id if isinstance(target, ast.Name) else None
-    if isinstance(statement, ast.For):
-        called = stack.result.args[2].statement
-        targets = called.targets if isinstance(called, ast.Assign) else []
-        targets = [called.target] if isinstance(called, ast.AugAssign) else targets
-        return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
-    return None
+    return str(stack.result.data) if isinstance(statement, ast.For) and stack.result.op == "looped" else None
 
 
 def _norm(block: Block, stack: Stack) -> str | None:

@@ -125,12 +125,12 @@ def _block(index: FileIndex, info: ClassInfo, attending: set[str]) -> Block | No
     sublayers = _unwind(info, flow.returns[0][0], held)
     if not any(sublayer.kind == "attention" for sublayer in sublayers):
         return None
-    if all(sublayer.kind == "attention" for sublayer in sublayers) and _is_half(index, info):
+    if all(sublayer.kind == "attention" for sublayer in sublayers) and is_half(index, info):
         return None
     return Block(info, flow, sublayers[::-1])
 
 
-def _is_half(index: FileIndex, info: ClassInfo) -> bool:
+def is_half(index: FileIndex, info: ClassInfo) -> bool:
     """Whether a class with a sum around its attention is only a part of layers: each that has it has other modules."""
     holders = {site.definition.name for site in index.calls.get(info.name, [])} & index.modules.keys()
     others = [

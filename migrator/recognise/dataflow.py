@@ -152,7 +152,9 @@ class _Interpreter(Expressions):
         for name in changed:
             if self.names.get(name) is not heads[name]:
                 body = self.names.get(name) or heads[name]
-                self.names[name] = self.new("looped", entering[name], heads[name], body, source, dormant=True)
+                self.names[name] = self.new(
+                    "looped", entering[name], heads[name], body, source, data=name, dormant=True
+                )
 
     do_While = do_For
 

@@ -151,8 +151,11 @@ def _drop_activation(found: FeedForward) -> Iterator[AnyEdit]:
 
 
 def _up_name(found: FeedForward) -> str:
-    """`ffn_up` beside `ffn_fc1`, `up` beside `linear1`."""
+    """`ffn_up` beside `ffn_fc1`, `up` beside `linear1`, and `value_proj` beside `up_proj`, which gets the gate's part."""
     holder, dot, product = found.first.rpartition(".")
+    if "up" in product.split("_"):
+        product = "_".join("value" if word == "up" else word for word in product.split("_"))
+        return holder + dot + product
     prefix = re.match(r"(.*_)?[A-Za-z]*_?\d*$", product)
     stem = (prefix.group(1) or "") if prefix else ""
     taken = {*found.owner.items_of(holder)} if dot else {*found.owner.attributes, *found.owner.methods}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from migrator.recognise.activations import bends
 from migrator.recognise.attention import attending_classes
-from migrator.recognise.blocks import NORMS, blocks, flagged
+from migrator.recognise.blocks import NORMS, blocks, flagged, is_half
 from migrator.recognise.composition import mentioned
 from migrator.recognise.dataflow import method_flow
 from migrator.recognise.index import ClassInfo, FileIndex
@@ -196,6 +196,8 @@ def _layer(info: ClassInfo, end: Seen, top: Frame, attending: set[str]) -> Layer
     sums = list(_unwind(_before_dropout(end), attending))[::-1]
     plain = all(one.kind == "attention" and one.placement == "none" for one in sums)  # as in convolutional nets
     if plain or not any(one.kind == "attention" for one in sums):
+        return None
+    if top.pairs is None and all(one.kind == "attention" for one in sums) and is_half(info.index, info):
         return None
     frames = {frame for one in sums for seen in (one.total, *one.steps) for frame in seen.frame.callers} - {top}
     return Layer(info, sums, frames=frames)

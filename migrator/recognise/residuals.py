@@ -102,11 +102,26 @@ def scaled_by(info: ClassInfo, attribute: str) -> str:
     return ""
 
 
-_INITIALISERS = ("apply", "init_weights", "_init_weights", "reset_parameters", "_reset_parameters")
+_INITIALISERS = ("apply", "init_weights", "_init_weights", "post_init", "reset_parameters", "_reset_parameters")
 
 
-def own_initialisation(info: ClassInfo) -> str:
-    """What in `__init__` sets initial values of the whole model: `.apply(...)`, a walk over parameters or modules."""
+def own_initialisation(info: ClassInfo) -> tuple[str, str]:
+    """(class, what in its `__init__` sets initial values) of the class or of one that holds it, or ("", "")."""
+    todo, seen = [info], set[str]()
+    while todo:
+        one = todo.pop(0)
+        how = _initialisation(one) if one.name not in seen else ""
+        if how:
+            return one.name, how
+        seen.add(one.name)
+        todo += [
+            holder for holder in info.index.classes.values() if any(c.name == one.name for c in components(holder))
+        ]
+    return "", ""
+
+
+def _initialisation(info: ClassInfo) -> str:
+    """What sets initial values of the whole model: `.apply(...)`, a walk over parameters or modules."""
     init = info.methods.get("__init__")
     for node in ast.walk(init) if init is not None else ():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _INITIALISERS:

@@ -33,6 +33,9 @@ _PASSING = (
 )
 
 
+_COMPUTING = ("module", "linear", "matmul", "einsum", "softmax", "self_call", "call_local")
+
+
 @dataclass(eq=False)
 class Stack:
     """The blocks in `component`, run by a method of `owner`: `result` is what the last block gives out.
@@ -190,6 +193,12 @@ def _unclear_end(index: FileIndex, info: ClassInfo) -> tuple[str, str, str] | No
     if any(_after_holders(index, info, 4)):
         seen = f"some of the classes that hold {info.name} normalise its output, others do not"
         return "one-of-several", seen, f"give {info.name} the norm, and take it from those that hold it"
+    listed = next((c for c in users_of(index, info.name) if c.kind != "single"), None)
+    if listed is not None:
+        seen = (
+            f"`{listed.attribute}` of {listed.owner.name} runs one {info.name} after another, so no norm there would be"
+        )
+        return "one-of-several", f"{seen} the final one", "normalise what the last of them gives out by hand"
     staged = _staged(index, info)
     if staged:
         seen = f"`{staged[0]}` goes on into `{staged[1]}`, another {info.name}, so no norm there would be the final one"
@@ -326,7 +335,15 @@ def _norm_in(index: FileIndex, info: ClassInfo, user: Value, depth: int) -> str:
 
 
 def _given_out(flow: Flow, result: Value) -> bool:
-    return any(strip(value) in _passed_on(result) for value, _ in flow.returns)
+    """Whether the result is returned, reshaped or cut at the most, or with others."""
+    seen: set[Value] = set()
+    todo = [result]
+    while todo:
+        one = todo.pop()
+        if one not in seen:
+            seen.add(one)
+            todo.extend(user for user in one.users if user.op not in _COMPUTING)
+    return any(value in seen for value, _ in flow.returns)
 
 
 def _normed_by_holder(index: FileIndex, info: ClassInfo, depth: int) -> str:
