@@ -151,7 +151,7 @@ def _drop_activation(found: FeedForward) -> Iterator[AnyEdit]:
 
 
 def _up_name(found: FeedForward) -> str:
-    """`ffn_up` beside `ffn_fc1`, `up` beside `linear1`, and `value_proj` beside `up_proj`, which gets the gate's part."""
+    """`ffn_up` beside `ffn_fc1`, `up` beside `linear1`; `value_proj` beside `up_proj`, which becomes the gate."""
     holder, dot, product = found.first.rpartition(".")
     if "up" in product.split("_"):
         product = "_".join("value" if word == "up" else word for word in product.split("_"))
