@@ -20,7 +20,8 @@ _COUNTED = re.compile(r"(^|_)n?_?heads?$|nhead|layers?$|depth|n_layer|blocks?$")
 # First match wins; several values are tried one after the other.
 _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"drop|^p$", (0.0,)),
-    (r"eps", (1e-5,)),
+    (r"(^|_)eps$|epsilon", (1e-5,)),
+    (r"^(output|return|give)_", (False, True)),
     (r"activation|act_?fn?$|afn$|_act$", ("relu", "gelu")),
     (r"init\w*_range|std$", (0.02,)),
     (r"(sizes|dims|widths|hiddens|channels)$", ([_WIDTH, _WIDTH], _WIDTH)),
@@ -221,6 +222,7 @@ def _from_keys(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
         and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
     }  # fmt: skip
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_config(node.value)} - {"get"}
+    names = {name for name in names if not name.startswith("__")}
     for found, spelled in ((keys, "dict"), (names, "types.SimpleNamespace")):
         for choice in _choices({name: _role(name) for name in sorted(found)}) if found else ():
             words = ", ".join(f"{key!r}: {value!r}" for key, value in choice.items())

@@ -131,6 +131,7 @@ def _outputs(module: nn.Module) -> list[int]:
 def _widths(module: nn.Module) -> list[int]:
     """Sizes that the last axis of an input may have, those of the first layers first."""
     found: list[int] = []
+    noted: list[int] = []
     for child in module.modules():
         if isinstance(child, nn.Linear):
             found.append(child.in_features)
@@ -141,8 +142,8 @@ def _widths(module: nn.Module) -> list[int]:
         for parameter in child._parameters.values():
             if parameter is not None and parameter.ndim > 1:
                 found += [*reversed(parameter.shape)]
-        found += [value for value in vars(child).values() if type(value) is int and 1 < value <= 4096]
-    return list(dict.fromkeys(found))[:8] or [16]
+        noted += [value for value in vars(child).values() if type(value) is int and 1 < value <= 4096]
+    return list(dict.fromkeys([*found, *noted]))[:8] or [16]
 
 
 def _maps(module: nn.Module) -> list[tuple[int, int]]:
@@ -156,11 +157,19 @@ def _maps(module: nn.Module) -> list[tuple[int, int]]:
 
 
 def calls(parameters: list[Parameter], module: nn.Module, embedded: set[str]) -> Iterator[list[Spec]]:
-    """Ways to give all required parameters at once, in order of likelihood."""
+    """Ways to give all required parameters at once, in order of likelihood.
+
+    Parameters that may be the same things, as query, key and value may, are the same at first.
+    """
     options = [candidates(parameter, module, embedded) for parameter in parameters if parameter.required]
     depth = max(2, int(20_000 ** (1 / max(len(options), 1))))
     options = [choices[: min(depth, 16)] for choices in options]
-    ranked = sorted(itertools.product(*(range(len(choices)) for choices in options)), key=sum) if options else [()]
+    groups = [options.index(choices) for choices in options]
+
+    def unlikeliness(ranks: tuple[int, ...]) -> int:
+        return sum(rank for _, rank in {*zip(groups, ranks, strict=True)})
+
+    ranked = sorted(itertools.product(*(range(len(choices)) for choices in options)), key=unlikeliness)
     for ranks in itertools.islice(ranked, 200):
         yield [choices[rank] for choices, rank in zip(options, ranks, strict=True)]
 

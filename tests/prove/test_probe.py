@@ -147,6 +147,31 @@ def attend(q, k, v, mask=None):
 """,
         "attend",
     ),
+    "three inputs of one width, and a mask of keys": (
+        """
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_heads, self.width, self.output_weights = config.n_heads, config.dim, config.output_weights
+        self.q_lin, self.k_lin = nn.Linear(config.dim, config.dim), nn.Linear(config.dim, config.dim)
+        self.v_lin = nn.Linear(config.dim, config.dim)
+
+    def forward(self, query, key, value, mask):
+        b, t, c = query.size()
+        assert mask.dim() == 2
+
+        def split(x):
+            return x.view(b, -1, self.n_heads, c // self.n_heads).transpose(1, 2)
+
+        scores = split(self.q_lin(query)) @ split(self.k_lin(key)).transpose(2, 3)
+        HERE
+        scores = scores.masked_fill((mask == 0).view(b, 1, 1, -1), float("-inf"))
+        w = scores.softmax(-1)
+        mixed = (w @ split(self.v_lin(value))).transpose(1, 2).reshape(b, t, -1)
+        return (mixed, w) if self.output_weights else (mixed,)
+""",
+        "Attention",
+    ),
     "a named tuple and a dictionary given back": (
         """
 class Out(NamedTuple):
