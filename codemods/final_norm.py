@@ -27,7 +27,7 @@ from migrator.recognise.index import FileIndex
 from migrator.recognise.layer_parts import keeps_more, layer_norm_source
 from migrator.recognise.layers import own_norm, unread_pairs
 from migrator.recognise.runs import RUN_REFUSALS
-from migrator.recognise.stacks import Stack, layer_stacks, norm_of_their_own, stacks
+from migrator.recognise.stacks import Stack, call_of, layer_stacks, norm_of_their_own, result_place, stacks
 from migrator.recognise.syntax import bind, stored_names
 from migrator.recognise.values import strip
 
@@ -110,7 +110,7 @@ def _finding(stack: Stack, place: Place, alone: bool) -> Finding:
     wishes = ("final_norm", "norm_out", "stack_norm") if alone else (of_this_stack,)
     taken = {*stack.owner.attributes, *stack.owner.methods}
     attribute = next((name for name in wishes if name not in taken), f"{wishes[-1]}_out")
-    part = NormPart(stack.owner.name, attribute, stack.component.attribute)
+    part = NormPart(stack.owner.name, attribute, stack.component.attribute, result_place(stack))
     claim = Claim((stack.owner.name,), (stack.owner.name,), parts=(part,))
     message = f"no norm after the pre-norm stack `{stack.component.attribute}` -> self.{attribute} = {norm}"
     return Site(place, message, claim, _Part(stack, attribute, norm))
@@ -123,8 +123,7 @@ def _is_kept(stack: Stack) -> bool:
     if stack.layer is not None and stack.layer.pairs is not None:
         return keeps_more(stack)
     _, head, body, _ = stack.result.args
-    called = strip(body)
-    return any(user not in (called, stack.result) for user in [*called.users, *head.users])
+    return any(user not in (call_of(body), stack.result) for user in [*strip(body).users, *head.users])
 
 
 def _is_conditional(stack: Stack) -> bool:

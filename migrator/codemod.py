@@ -3,7 +3,6 @@
 A codemod looks at an index of one file (`find`) and says what it saw: a `Site` that it can rewrite, a part that is
 already `Modern`, or a `Refusal` with its reason. For a site it yields the `Edit`s (`rewrite`) and a `Claim`: what the
 proof may hold the rewritten text to. It never touches files, never imports torch, and knows no other codemod.
-
 Lines are counted from 1 and columns in UTF-8 bytes from 0, both as in the `ast` module.
 """
 
@@ -105,8 +104,8 @@ class Swap:
     def of(cls, definition: Definition, node: ast.expr, text: str) -> Swap:
         """The swap of an expression of `definition`, with lines of the file."""
         assert node.end_lineno is not None and node.end_col_offset is not None
-        last = node.end_lineno + definition.shift
-        return cls(definition.line(node), node.col_offset, last, node.end_col_offset, text)
+        first, last = definition.line(node), node.end_lineno + definition.shift
+        return cls(first, node.col_offset, last, node.end_col_offset, text)
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,12 @@ class AlibiPart:
 
 @dataclass(frozen=True)
 class NormPart:
-    """`attribute` of `owner` is a new norm that sees what `source`, another attribute, gave out."""
+    """`attribute` of `owner` is a new norm of what `source`, another attribute, gave out (its result at `place`)."""
 
     owner: str
     attribute: str
     source: str
+    place: int | None = None
 
 
 @dataclass(frozen=True)

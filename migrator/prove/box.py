@@ -139,7 +139,7 @@ class _Box:
             weight = next(weights) if message["weight"] else None
             bias = next(weights) if message["bias"] else None
             target.register_forward_hook(
-                building.normed(weight, bias, message["eps"], message["axes"], message["centred"])
+                building.normed(weight, bias, message["eps"], message["axes"], message["centred"], message["place"])
             )
             count += 1
         return {"count": count}, []

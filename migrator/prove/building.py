@@ -110,12 +110,16 @@ def disturb(module: nn.Module, noise: float) -> None:
 
 
 def normed(
-    weight: Tensor | None, bias: Tensor | None, eps: float | None, axes: int, centred: bool
-) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """A forward hook that puts the reference norm behind a module."""
+    weight: Tensor | None, bias: Tensor | None, eps: float | None, axes: int, centred: bool, place: int | None
+) -> Callable[[nn.Module, Any, Any], Any]:
+    """A forward hook that puts the reference norm behind a module, or behind one of its results."""
 
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return switches.reference_norm(output, weight, bias, eps, axes, centred)
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if place is None:
+            return switches.reference_norm(output, weight, bias, eps, axes, centred)
+        results = list(output)
+        results[place] = switches.reference_norm(results[place], weight, bias, eps, axes, centred)
+        return tuple(results)
 
     return hook
 

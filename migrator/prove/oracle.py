@@ -174,7 +174,7 @@ def _dress(before: Model, state: dict[str, Tensor], part: NormPart, found: dict[
     keys = [f"{name}.{key}" for name in found for key in ("weight", "bias") if norm[key]]
     before.box.call(
         "dress", [state[key] for key in keys], handle=before.handle, owner=part.owner, source=part.source,
-        **{name: norm[name] for name in ("weight", "bias", "eps", "axes", "centred")},
+        place=part.place, **{name: norm[name] for name in ("weight", "bias", "eps", "axes", "centred")},
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ _COMPUTED: dict[str, Callable[..., float]] = {name: function for name, (_, funct
     "silu": lambda x: x * _sigmoid(x),
     "square": lambda x: x * x,
     "tanh": math.tanh,
+    "tensor": float,
 }
 _CALLED: dict[str, Callable[..., float]] = {
     "torch.erf": math.erf,
@@ -49,6 +50,7 @@ _CALLED: dict[str, Callable[..., float]] = {
     "math.sqrt": math.sqrt,
     "math.pow": math.pow,
 }
+_PI = ("math.pi", "torch.pi", "numpy.pi")
 _TORCHS = {"torch.nn.ReLU": "relu", "torch.nn.GELU": "gelu"}
 _NAMED = {"torch.nn.functional.relu": "relu", "torch.relu": "relu", "torch.nn.functional.gelu": "gelu"}
 
@@ -177,7 +179,7 @@ def _computed(value: Value, point: float) -> float:
         return point
     if value.op == "const" and isinstance(value.data, int | float):
         return value.data
-    if value.op == "global" and value.data == "math.pi":
+    if value.op == "global" and value.data in _PI:
         return math.pi
     if value.keywords:
         raise KeyError(value.op)

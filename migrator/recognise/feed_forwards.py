@@ -126,16 +126,16 @@ def of_sum(index: FileIndex, one: Sum) -> FeedForward | None:
             kind = _sequential_activation(index, made)
             return FeedForward(owner, flow, "sequential", "", "", None, None, kind, last.value.data) if kind else None
         if last.value.data in products(owner):
-            inside = list(_chain(last.value))
+            inside = list(_chain(owner, last.value))
             return _two_products(owner, flow, inside) or _split(index, one)
     return None
 
 
-def _chain(last: Value) -> Iterator[Value]:
+def _chain(info: ClassInfo, last: Value) -> Iterator[Value]:
     """A value and what it is made of, as the function says it that it stands in: first operands all the way."""
-    while last.op not in ("param", "add") and last.args:
+    while last.op not in ("param", "add") and last.args and (last.op != "phi" or is_noise(info, last)):
         yield last
-        last = last.args[0]
+        last = last.args[0] if last.op != "phi" else max(last.args[1:], key=lambda side: is_noise(info, side))
 
 
 def strange_feed_forward(index: FileIndex, block: Block) -> str:

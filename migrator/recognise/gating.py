@@ -19,7 +19,7 @@ from migrator.recognise.feed_forwards import (
     strange_feed_forward,
 )
 from migrator.recognise.halves import apart, halves_elsewhere
-from migrator.recognise.index import FileIndex
+from migrator.recognise.index import Definition, FileIndex
 from migrator.recognise.lambdas import aliases, kept_lambda
 from migrator.recognise.layers import Layer, Sum, is_gated, layers
 from migrator.recognise.matrices import products, roles
@@ -186,7 +186,7 @@ def _used_elsewhere(index: FileIndex, found: FeedForward) -> str:
     info = found.owner
     run = {id(frame.made) for layer in layers(index) for frame in layer.frames if frame.made is not None}
     paired = [partner for partner in partners(index) if partner.name == info.name]
-    if info.name not in blocks(index):
+    if info.name not in {*blocks(index), *(layer.name for layer in layers(index))}:
         beside = {id(partner.call) for partner in paired}
         held = [component for component in users_of(index, info.name) if id(component.call) not in beside]
         others = [c for c in held if c.owner.name not in blocks(index) and id(c.call) not in run]
@@ -233,15 +233,27 @@ def _nodes_of_items(found: FeedForward) -> set[int]:
 def _singled_out(index: FileIndex, products: set[str], held: set[str], own: set[int]) -> str:
     """Who freezes the feed-forward, or treats the weights of one product alone and would miss the new one."""
     for definition in index.definitions:
+        compared = _compared_attributes(definition)
         for node in definition.nodes:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
                 frozen = node.attr == "requires_grad_" and node.value.attr in held
                 if frozen or (node.attr in _WEIGHTS and node.value.attr in products):
                     return f"line {definition.line(node)} treats its weights in a way of their own"
-            text = node.value if isinstance(node, ast.Constant) and id(node) not in own else None
+            text = node.value if isinstance(node, ast.Constant) and id(node) not in own | compared else None
             if isinstance(text, str) and products & {*text.split(".")}:
                 return f"line {definition.line(node)} addresses a part of it by name"
     return ""
+
+
+def _compared_attributes(definition: Definition) -> set[int]:
+    """Strings that an attribute is compared with, as in `args.type == "mlp"`: these are values, no names of parts."""
+    found: set[int] = set()
+    for node in definition.nodes:
+        if isinstance(node, ast.Compare) and all(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
+            sides = [node.left, *node.comparators]
+            if any(isinstance(side, ast.Attribute) for side in sides):
+                found |= {id(side) for side in sides}
+    return found
 
 
 # --- products written in forward --------------------------------------------------------------------------------

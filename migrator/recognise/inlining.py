@@ -218,9 +218,16 @@ def _copied(seen: Seen) -> Callee | None:
 
 
 def _built(made: ast.expr | None, path: str, frame: Frame) -> Callee | None:
-    """The call that builds a module, followed to whoever handed it in, and behind `copy.deepcopy`."""
+    """The call that builds a module, followed to whoever handed it in, and behind `copy.deepcopy`.
+
+    `Attention(dim) if cross else None` is called where it is one.
+    """
     for _ in range(_DEEP):
-        if isinstance(made, ast.Call) and len(made.args) == 1 and _copies(made.func, frame):
+        sides = [made.body, made.orelse] if isinstance(made, ast.IfExp) else []
+        there = [side for side in sides if not (isinstance(side, ast.Constant) and side.value is None)]
+        if len(there) == 1:
+            made = there[0]
+        elif isinstance(made, ast.Call) and len(made.args) == 1 and _copies(made.func, frame):
             made = made.args[0]
         elif isinstance(made, ast.Call):
             return Callee(made, path, frame)

@@ -270,10 +270,33 @@ def _entry(value: Value, component: Component) -> Value | None:
         return value.args[0]
     if value.op == "looped" and component.kind != "single":
         entering, _, body, _ = value.args
-        source = _over(strip(body))
+        source = _over(call_of(body))
         if source is not None and source.op == "attr" and source.data == component.attribute:
             return entering
     return None
+
+
+def call_of(body: Value) -> Value:
+    """The call of a block, one of whose results may be what goes on."""
+    body = strip(body)
+    if body.op == "unpack" or (body.op == "getitem" and _is_number(body.data)):
+        return strip(body.args[0])
+    return body
+
+
+def _is_number(place: object) -> bool:
+    """0 or -1, and no slice."""
+    node = place.operand if isinstance(place, ast.UnaryOp) else place
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
+
+
+def result_place(stack: Stack) -> int | None:
+    """The place of what goes on among the results of a block, where it has several: 0 of `x, weights = block(x)`."""
+    body = strip(stack.result.args[2]) if stack.result.op == "looped" else stack.result
+    if body.op not in ("getitem", "unpack"):
+        return None
+    place = body.data if isinstance(body.data, int) else ast.literal_eval(ast.unparse(body.data))
+    return int(place)
 
 
 def _over(called: Value) -> Value | None:
