@@ -62,7 +62,7 @@ def _plain(value: Any) -> Any:
 
 def _special(value: Any, nested: Any, space: types.ModuleType | None, strict: bool) -> Any:
     if isinstance(value, torch.dtype):
-        return {"dtype": dtype_name(value)}
+        return {"dtype": "default" if value == torch.get_default_dtype() else dtype_name(value)}
     if isinstance(value, torch.device):
         return {"device": str(value)}
     if isinstance(value, distributions.Distribution) and not strict:
@@ -115,7 +115,7 @@ def decode(data: Any, tensors: list[Tensor], space: types.ModuleType) -> Any:
         fields = {name: decode(item, tensors, space) for name, item in data["fields"].items()}
         return _dataclass(getattr(space, data["dataclass"]), fields)
     if "dtype" in data:
-        return dtype_of(data["dtype"])
+        return torch.get_default_dtype() if data["dtype"] == "default" else dtype_of(data["dtype"])
     if "device" in data:
         return torch.device("cpu")
     if "import" in data:

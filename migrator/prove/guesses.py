@@ -17,6 +17,15 @@ _NOT_A_SIZE = re.compile(r"vocab|n_?tokens?$|num_emb|classes|pad|seed")
 _CONFIGS = re.compile(r"^(config|configuration|cfg|conf|args|opts?|hparams|hps|params)$")
 _HEADS, _WIDTH = 4, 32
 _COUNTED = re.compile(r"(^|_)n?_?heads?$|nhead|layers?$|depth|n_layer|blocks?$")
+
+
+class _Spelled(str):
+    """Source that stands for itself among values."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 # First match wins; several values are tried one after the other.
 _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"drop|^p$", (0.0,)),
@@ -26,6 +35,9 @@ _ROLES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"init\w*_range|std$", (0.02,)),
     (r"(sizes|dims|widths|hiddens|channels)$", ([_WIDTH, _WIDTH], _WIDTH)),
     (r"vocab|ntoken|n_tokens?$|num_tokens|num_embeddings|_size_(src|tgt)", (19,)),
+    (r"kv_?(heads?|groups?)$|^n_?groups?$|num_groups$", (2, 1)),
+    (r"dtype", (_Spelled("torch.get_default_dtype()"),)),
+    (r"model_?type|pretrained|checkpoint|ckpt", (None,)),
     (r"(^|_)n?_?heads?$|nhead|num_heads|nb_heads|^h$", (_HEADS, 2)),
     (r"layers?$|depth|n_layer|blocks?$|^n$|num_enc|num_dec", (2, (2, 2))),
     (r"d_?k$|d_?v$|dim_?(head|qk|keys?|v)|head_(dim|size)|key_(dim|size)|d_head", (_WIDTH // _HEADS, _WIDTH)),
@@ -224,13 +236,45 @@ def _from_keys(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_config(node.value)} - {"get"}
     names = {name for name in names if not name.startswith("__")}
     for found, spelled in ((keys, "dict"), (names, "types.SimpleNamespace")):
-        for choice in _choices({name: _role(name) for name in sorted(found)}) if found else ():
+        inner = _nested(nodes)
+        for choice in _choices({name: inner.get(name) or _role(name) for name in sorted(found)}) if found else ():
             words = ", ".join(f"{key!r}: {value!r}" for key, value in choice.items())
             given = {name: repr(_role(name, note)[0]) for name, note in required}
             given[configs[0]] = f"{spelled}(**{{{words}}})"
             call = ", ".join(f"{name}={value}" for name, value in given.items())
             build = {"cls": info.name, "setup": ["import types"], "call": f"{info.name}({call})"}
             yield Guess(build, build, "what it reads from its configuration")
+
+
+def _nested(nodes: list[ast.AST]) -> dict[str, tuple[Any, ...]]:
+    """Parts of a configuration with keys or fields of their own: `config.decoder["heads"]`, `cfg["rope"]["base"]`."""
+    keys: dict[str, set[str]] = {}
+    fields: dict[str, set[str]] = {}
+    for node in nodes:
+        part = _part_of_config(node.value) if isinstance(node, ast.Subscript | ast.Attribute) else ""
+        if part and isinstance(node, ast.Attribute):
+            fields.setdefault(part, set()).add(node.attr)
+        elif part and isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            keys.setdefault(part, set()).add(str(node.slice.value))
+    fields = {name: found for name, found in fields.items() if name not in keys and not found & {*dir(dict), *dir(str)}}
+    spelled = [(name, "dict", found) for name, found in keys.items()]
+    spelled += [(name, "types.SimpleNamespace", found) for name, found in fields.items()]
+    return {
+        name: (_Spelled(f"{kind}(**{{{', '.join(f'{key!r}: {_role(key)[0]!r}' for key in sorted(found))}}})"),)
+        for name, kind, found in spelled
+    }
+
+
+def _part_of_config(node: ast.expr) -> str:
+    """`decoder` of `config.decoder` and `config["decoder"]`."""
+    if isinstance(node, ast.Attribute) and _is_config(node.value):
+        return node.attr
+    keyed = isinstance(node, ast.Subscript) and _is_config(node.value) and isinstance(node.slice, ast.Constant)
+    return (
+        str(node.slice.value)
+        if keyed and isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+        else ""
+    )
 
 
 def _is_config(node: ast.expr) -> bool:
@@ -243,18 +287,11 @@ def _is_dataclass(info: ClassInfo) -> bool:
     return any("dataclass" in ast.unparse(decorator) for decorator in info.node.decorator_list)
 
 
-class _Spelled(str):
-    """Source that stands for itself among values."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
 def _from_names(info: ClassInfo, depth: int = 3) -> Iterator[Guess]:
     """Values by the names of parameters: first small ones for all, then those for the required alone."""
     signature = _signature(info)
     options = {
-        name: _modules(info.index, name, note, depth) or _role(name, note)
+        name: (() if _COUNTED.search(name) else _modules(info.index, name, note, depth)) or _role(name, note)
         for name, default, note in signature if default is None
     }  # fmt: skip
     shrunk = {

@@ -29,6 +29,7 @@ _ATTENDED = re.compile(r"^(q|k|v|query|key|value|queries|keys|values|scores)$")
 _TIME = re.compile(r"^t$|^ts$|time")
 _COUNTS = re.compile(r"^n_|^num_|steps|length$|^max_")
 _STARTS = re.compile(r"offset|start")
+_ROTATION = re.compile(r"^(cos|sin|freqs?\w*)$")
 _SIDES = re.compile(r"^(h|w|height|width)$")
 
 
@@ -86,6 +87,9 @@ def candidates(parameter: Parameter, module: nn.Module, embedded: set[str]) -> l
         return _scalars("int", name)
     if tokens and (_TOKENS.search(name) or name in ("x", "xs")):
         return [*tokens, *floats, *flat]
+    if _ROTATION.search(name):
+        tables: list[Spec] = [{"float": ["T", width]} for width in widths]
+        return [*tables, {"value": None}]
     if _SIDES.search(name):
         return [{"side": True}, *_scalars("int", name)]
     images: list[Spec] = (

@@ -133,8 +133,8 @@ def _attribute_problem(old: Model, new: Model, dropped: Sequence[tuple[str, str]
     for path, attributes in old.attributes.items():
         for name, kind in attributes.items():
             found = new.attributes.get(path, {}).get(name)
-            if found != kind and not gone & {path, f"{path}.{name}".lstrip(".")}:
-                where = f"{path}.{name}" if path else name
+            where = f"{path}.{name}" if path else name
+            if found != kind and not any(f"{where}.".startswith(f"{place}.") for place in gone):
                 return f"its attribute {where} is gone" if found is None else f"its attribute {where} became a {found}"
     return None
 

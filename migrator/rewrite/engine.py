@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -75,6 +75,7 @@ class Run:
     stages: list[Stage] = field(default_factory=list)
     modern: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
     left: dict[type[Codemod], list[Outcome]] = field(default_factory=dict)
+    told: dict[tuple[str, str, int, str | None], list[Outcome]] = field(default_factory=dict)
     original: FileIndex = field(init=False)
     keeping: Keeping = field(init=False)
     rows: list[Outcome] = field(default_factory=list)
@@ -117,7 +118,8 @@ class Run:
         if self.fixed:
             findings = within_given(codemod, self.index, findings, self.fixed)
         sites = [finding for finding in findings if isinstance(finding, Site)]
-        self.left[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Refusal)]
+        refused = [self.row(codemod, finding) for finding in findings if isinstance(finding, Refusal)]
+        self.left[codemod] = list(self._as_first_told(refused))
         if codemod not in self.modern:  # what this run makes modern is reported as migrated
             self.modern[codemod] = [self.row(codemod, finding) for finding in findings if isinstance(finding, Modern)]
         if not apply:
@@ -134,6 +136,15 @@ class Run:
         self.index = index
         self.add_stage(stage)
         return True
+
+    def _as_first_told(self, refused: list[Outcome]) -> Iterator[Outcome]:
+        """A refusal is explained by the file as the user has it, not by what other codemods have put there since."""
+        groups: dict[tuple[str, str, int, str | None], list[Outcome]] = {}
+        for row in refused:
+            groups.setdefault((row.codemod, row.symbol, row.line, row.code), []).append(row)
+        for key, rows in groups.items():
+            first = self.told.setdefault(key, rows)
+            yield from first if len(first) == len(rows) else rows
 
     def apply(self, codemod: type[Codemod], sites: list[Site]) -> tuple[list[Site], FileIndex]:
         """Apply as many sites as go together; each wholly or not at all."""

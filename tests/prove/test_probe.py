@@ -147,6 +147,47 @@ def attend(q, k, v, mask=None):
 """,
         "attend",
     ),
+    "parts of a configuration": (
+        ATTENTION.replace("def __init__(self, dim, heads)", "def __init__(self, config)").replace(
+            "super().__init__()",
+            "super().__init__()\n        dim, heads = config.hidden_size, config.encoder['num_heads']\n        self.rope_base = 2 * config.rope.base",
+        ),
+        "Attention",
+    ),
+    "a kind of model, or its sizes": (
+        ATTENTION.replace("def __init__(self, dim, heads)", "def __init__(self, config)").replace(
+            "super().__init__()",
+            "super().__init__()\n        assert (config.model_type is None) != (config.n_head is None)\n"
+            "        dim, heads = config.n_embd, config.n_head",
+        ),
+        "Attention",
+    ),
+    "groups of keys, tables of angles and a dtype": (
+        """
+class Attention(nn.Module):
+    def __init__(self, d_in, num_heads, num_kv_groups, dtype):
+        super().__init__()
+        assert num_heads % num_kv_groups == 0
+        self.heads, self.groups, self.head_dim, self.dtype = num_heads, num_kv_groups, d_in // num_heads, dtype
+        self.q = nn.Linear(d_in, d_in, dtype=dtype)
+        self.k = nn.Linear(d_in, num_kv_groups * self.head_dim, dtype=dtype)
+        self.v = nn.Linear(d_in, num_kv_groups * self.head_dim, dtype=dtype)
+
+    def forward(self, x, mask, cos, sin):
+        b, t, c = x.shape
+
+        def split(y, heads):
+            y = y.view(b, t, heads, -1).transpose(1, 2)
+            return y.repeat_interleave(self.heads // heads, dim=1).to(self.dtype)
+
+        q, k, v = split(self.q(x), self.heads), split(self.k(x), self.groups), split(self.v(x), self.groups)
+        q, k = (y * cos + torch.roll(y, self.head_dim // 2, -1) * sin for y in (q, k))
+        scores = (q @ k.transpose(2, 3)).masked_fill(mask, -torch.inf)
+        HERE
+        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c)
+""",
+        "Attention",
+    ),
     "three inputs of one width, and a mask of keys": (
         """
 class Attention(nn.Module):

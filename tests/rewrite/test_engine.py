@@ -190,3 +190,56 @@ def test_the_rewritten_target_is_formatted_as_it_was() -> None:
     new = set(run.text.splitlines()) - set(run.source.splitlines())
     assert new and not [line for line in new if len(line) > 100 or line != line.rstrip()]
     ast.parse(run.text)
+
+
+NAMED_PART = """\
+import torch
+from torch import nn
+from runtime import attention
+
+
+class Mix(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)
+        return self.out(attention(q, k, v).squeeze(1))
+
+
+class Block(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.norm1, self.norm2, self.mix = nn.LayerNorm(dim), nn.LayerNorm(dim), Mix(dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x):
+        x = x + self.mix(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class Model(nn.Module):
+    def __init__(self, dim, depth):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(dim) for _ in range(depth)])
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+FROZEN = ["ffn.0.weight"]
+"""
+
+
+def test_a_refusal_speaks_of_the_file_as_the_user_has_it() -> None:
+    """The scaling that another codemod adds addresses the same part by name, in a line that is not the user's."""
+    found = planned(NAMED_PART, Phase.ARCHITECTURE)
+    assert "ffn.2.weight" in found.text
+    line = NAMED_PART[: NAMED_PART.index("FROZEN")].count("\n") + 1
+    (refused,) = [outcome for outcome in found.outcomes if outcome.codemod == "swiglu"]
+    assert refused.message.startswith(f"line {line} ")
