@@ -94,6 +94,15 @@ def test_noise_in_a_gradient_that_is_zero_is_no_difference() -> None:
 # --- ledger -------------------------------------------------------------------------------------------------------
 
 
+def test_a_gradient_without_any_finite_number_tells_nothing() -> None:
+    out, nan = torch.tensor([1.0, math.nan]), torch.full((2,), math.nan)
+    tally = Tally(1e-10)
+    compare(tally, ran(out, w=nan), ran(out, w=torch.zeros(2)), Scale(1e-10, 0.0), "here")
+    assert tally.failure is None
+    compare(tally, ran(out, w=torch.tensor([math.nan, 1.0])), ran(out, w=torch.zeros(2)), Scale(1e-10, 0.0), "here")
+    assert tally.failure is not None
+
+
 def test_a_check_that_could_not_run_is_never_passed() -> None:
     ledger = Ledger()
     with ledger.tally("parity", "Attention", 1e-10) as tally:
