@@ -19,7 +19,7 @@ from migrator.recognise.masks import (
 )
 from migrator.recognise.mixtures import Mixed, is_zero_one, mixed_with_a_number
 from migrator.recognise.products import find_product, is_product, made_of, reaches
-from migrator.recognise.shapes import REST, Symbol, einsum_of, is_axis, last_sizes, swaps_last_two, symbol
+from migrator.recognise.shapes import REST, Symbol, einsum_of, is_axis, last_sizes, rank, swaps_last_two, symbol
 from migrator.recognise.values import Flow, Value, strip
 from migrator.recognise.weights import Weights, check
 
@@ -250,7 +250,8 @@ class _Reader:
             raise Stop("scores", "scores by baddbmm", self.product.node)
         q, kt = self.product.args
         kt = strip(kt)
-        if swaps_last_two(kt, 3 if self.product.op == "bmm" else None):
+        dims = 3 if self.product.op == "bmm" else rank(q) or rank(self.way.output)
+        if swaps_last_two(kt, rank(kt) or dims):
             return q, kt.args[0], True, {}
         return q, kt, False, {}
 

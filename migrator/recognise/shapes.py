@@ -125,7 +125,8 @@ def rank(value: Value, depth: int = 16) -> int | None:
         return 3
     if value.op in ("unpack", "getitem"):
         return _rank_of_part(value, depth)
-    if value.op in ("transpose", "softmax", "dropout", "masked_fill") or value.keeps_rank:
+    repeated = value.op == "method" and value.data == "repeat_interleave" and "dim" in value.keywords
+    if value.op in ("transpose", "softmax", "dropout", "masked_fill") or value.keeps_rank or repeated:
         return rank(value.args[0], depth - 1)
     if value.op in ("div", "mul", "add", "matmul", "phi"):
         ranks = [rank(arg, depth - 1) for arg in value.args[1 if value.op == "phi" else 0 :]]
