@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
+from migrator.recognise.hiding import fill_of_hidden_future
 from migrator.recognise.syntax import stored_names, walk_statements
 from migrator.recognise.values import Flow, Store, Value, roots
 
@@ -39,6 +40,31 @@ class _Sweep:
 
     def run(self) -> list[ast.stmt]:
         statements = list(walk_statements(self.flow.function.body))
+        checks = self.checks_of_sizes(statements)
+        self.dead = set(checks)
+        self.grow(statements)
+        needed = {check for check, values in checks.items() if any(self.lives(value) for value in values)}
+        if needed:
+            self.dead = checks.keys() - needed
+            self.grow(statements)
+        nested = {id(inner) for s in self.dead for inner in walk_statements([s]) if inner is not s}
+        return [statement for statement in statements if statement in self.dead and id(statement) not in nested]
+
+    def checks_of_sizes(self, statements: list[ast.stmt]) -> dict[ast.stmt, list[Value]]:
+        """`assert scores.size() == (b, t, t)`, with what it asks the size of: that cannot be asked of what is gone."""
+        found: dict[ast.stmt, list[Value]] = {}
+        for statement in statements:
+            here = (
+                [v for v in self.flow.values if v.statement is statement] if isinstance(statement, ast.Assert) else []
+            )
+            sized = (v.args[0] for v in here if v.op in ("size", "shape"))
+            asked = [one for one in sized if one in self.served and all(root.op in _RESULTS for root in roots(one))]
+            read = {operand for v in here if v.op not in ("size", "shape") for operand in v.operands()}
+            if asked and not read & set(asked):
+                found[statement] = asked
+        return found
+
+    def grow(self, statements: list[ast.stmt]) -> None:
         growing = True
         while growing:
             growing = False
@@ -46,8 +72,6 @@ class _Sweep:
                 if statement not in self.dead and self.dies(statement):
                     self.dead.add(statement)
                     growing = True
-        nested = {id(inner) for s in self.dead for inner in walk_statements([s]) if inner is not s}
-        return [statement for statement in statements if statement in self.dead and id(statement) not in nested]
 
     def dies(self, statement: ast.stmt) -> bool:
         if statement is self.statement:
@@ -100,12 +124,17 @@ class _Sweep:
 
 
 def _changes_a_result(flow: Flow, store: Store) -> bool:
-    """Whether a statement is `scores.masked_fill_(...)` on a tensor that this function made, and that has one name."""
+    """Whether a statement changes a tensor in place that this function made, and that has one name.
+
+    `scores.masked_fill_(...)`, or `hide_(scores, ...)` of a function of the file that hides later keys.
+    """
     value, call = store.value, store.value.node
-    if store.kind != "effect" or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+    if store.kind != "effect" or not isinstance(call, ast.Call):
         return False
-    name = call.func.value
-    if value.op not in _IN_PLACE or not call.func.attr.endswith("_") or not isinstance(name, ast.Name):
+    name = call.func.value if isinstance(call.func, ast.Attribute) else call.args[0] if call.args else None
+    known = value.op in _IN_PLACE and isinstance(call.func, ast.Attribute) and call.func.attr.endswith("_")
+    known = known or (value.op == "call" and fill_of_hidden_future(flow.index, value) is not None)
+    if not known or not isinstance(name, ast.Name):
         return False
     memory = roots(value.args[0])
     others = (held for other, held in flow.before[store.statement].items() if other != name.id)

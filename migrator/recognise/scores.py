@@ -7,6 +7,7 @@ import math
 
 from migrator.recognise.anatomy import LOWEST, Attention, Mask, Stop, text_of
 from migrator.recognise.calls import given_in_calls
+from migrator.recognise.hiding import fill_of_hidden_future
 from migrator.recognise.index import ClassInfo
 from migrator.recognise.masks import (
     constant,
@@ -113,7 +114,7 @@ class _Reader:
         self.passed.append(value)
         handler = getattr(self, f"step_{value.op}", None)
         scaled = value.op in ("add", "div", "mul", "sub") and len(value.args) != 2  # torch.add(x, alpha, y) of old
-        if handler is None or scaled or (value.keywords and value.op not in ("masked_fill", "where")):
+        if handler is None or scaled or (value.keywords and value.op not in ("masked_fill", "where", "call")):
             code = "upcast" if value.op in ("to", "float") else "scores"
             raise Stop(code, f"between scores and softmax stands `{text_of(value)}`", value.node)
         inner: Value = handler(value, condition)
@@ -130,6 +131,14 @@ class _Reader:
         if hidden is None or fill is None:
             raise Stop("mask", f"mask not understood: `{text_of(value)}`", value.node)
         self.add_mask("hide", hidden, fill, condition, value)
+        return value.args[0]
+
+    def step_call(self, value: Value, condition: Value | None) -> Value:
+        """`hide_(scores, float("-inf"))`, a function of the file that hides later keys in place."""
+        fill = fill_of_hidden_future(self.flow.index, value)
+        if fill is None:
+            raise Stop("scores", f"between scores and softmax stands `{text_of(value)}`", value.node)
+        self.add_future(fill, condition, value)
         return value.args[0]
 
     def step_where(self, value: Value, condition: Value | None) -> Value:
@@ -211,13 +220,21 @@ class _Reader:
         given = given_in_calls(self.flow, factor)
         return bool(given) and all(_is_said_number(argument, owner) for argument, owner in given or ())
 
-    def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
+    def add_future(self, fill: Value, condition: Value | None, at: Value) -> None:
+        self.masks.append(Mask("causal", None, self.hiding(fill, at), condition))
+
+    def hiding(self, fill: Value, at: Value) -> float:
+        """The number that hidden scores become."""
         number = LOWEST if self.is_lowest(fill) else constant(fill, self.owner)
         if number is None or number > -1e4:
             why = "is not known to be low enough" if number is None else "is not low enough"
             raise Stop("mask-fill", f"hidden scores become `{text_of(fill)}`, which {why} to hide them", at.node)
         if self.scale_op != "none" and number != -math.inf:
             raise Stop("mask", "the scores are masked before they are scaled", at.node)
+        return number
+
+    def add_mask(self, kind: str, test: Value, fill: Value, condition: Value | None, at: Value) -> None:
+        number = self.hiding(fill, at)
         while test.data == "expand_as" and self.leads(test.args[1]):  # as broadcasting does by itself
             test = test.args[0]
         self.check_apart(test, at)
