@@ -107,7 +107,8 @@ class _Box:
 
     def construct(self, build: dict[str, Any], tensors: list[Tensor], seed: int, dtype: torch.dtype) -> nn.Module:
         seed_all(seed)
-        module = building.construct(build, tensors, self.space)
+        with switches.MemorySet():  # type: ignore[no-untyped-call]
+            module = building.construct(build, tensors, self.space)
         return module.to(dtype) if dtype != torch.float32 else module
 
     def adopt(self, message: dict[str, Any], tensors: list[Tensor]) -> Reply:

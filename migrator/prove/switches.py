@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Part = dict[str, Any]
 _state: dict[str, Any] = {"dropout": True, "isolated_draws": False, "calls": 0, "inside": False}
@@ -222,3 +223,14 @@ _NEUTRAL: dict[str, Callable[..., Any]] = {
     "RotaryPart": _no_rotation,
     "AlibiPart": _no_bias,
 }
+
+
+_ALLOCATING = frozenset({"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided"})
+
+
+class MemorySet(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Memory that a constructor leaves as it found it, as `nn.Parameter(torch.empty(n))` does, is zero in every run."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        return made.zero_() if func._schema.name in _ALLOCATING else made
