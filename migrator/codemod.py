@@ -104,8 +104,8 @@ class Swap:
     def of(cls, definition: Definition, node: ast.expr, text: str) -> Swap:
         """The swap of an expression of `definition`, with lines of the file."""
         assert node.end_lineno is not None and node.end_col_offset is not None
-        first, last = definition.line(node), node.end_lineno + definition.shift
-        return cls(first, node.col_offset, last, node.end_col_offset, text)
+        last = node.end_lineno + definition.shift
+        return cls(definition.line(node), node.col_offset, last, node.end_col_offset, text)
 
 
 @dataclass(frozen=True)

@@ -264,7 +264,7 @@ def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
         calls = products(found.owner)
         return _inline(found, place, calls[found.first], calls[found.last])
     first, last = products(found.owner)[found.first], products(found.halves.last)[found.last]
-    if not (_plain(first, found.owner.index) and _plain(last, found.owner.index)):
+    if not (_plain(found.owner.index, first) and _plain(found.owner.index, last)):
         return _unknown_widths(place, first)
     gateless = Gateless(found, place, first, last)
     reason = apart(found, *gateless.hidden)
@@ -272,7 +272,7 @@ def _products(found: FeedForward, place: Place) -> Gateless | Refusal:
 
 
 def _inline(found: FeedForward, place: Place, first: ast.Call, last: ast.Call) -> Gateless | Refusal:
-    if not (_plain(first, found.owner.index) and _plain(last, found.owner.index)):
+    if not (_plain(found.owner.index, first) and _plain(found.owner.index, last)):
         return _unknown_widths(place, first)
     here, there = Gateless(found, place, first, last).hidden
     if ast.dump(here) != ast.dump(there):
@@ -329,7 +329,7 @@ def _is_shared(found: FeedForward) -> bool:
     return value is None
 
 
-def _plain(call: ast.Call, index: FileIndex) -> bool:
+def _plain(index: FileIndex, call: ast.Call) -> bool:
     """nn.Linear(a, b), or Conv1D(b, 1, a), with nothing else but constants such as bias=False."""
     found = roles(index, call)
     if found is None or found.widths(call) is None:
@@ -345,7 +345,7 @@ def _sequential(index: FileIndex, found: FeedForward, place: Place) -> Gateless 
     value = found.owner.attribute(found.attribute)
     assert isinstance(value, ast.Call)
     first, last = (arg for arg in value.args if is_call_of(index, arg, "torch.nn.Linear") and isinstance(arg, ast.Call))
-    if not (_plain(first, index) and _plain(last, index)):
+    if not (_plain(index, first) and _plain(index, last)):
         return _unknown_widths(place, first)
     widths = [[ast.dump(width) for width in _widths(index, call)] for call in (first, last)]
     same = widths[0] == widths[1][::-1]

@@ -8,11 +8,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from migrator.recognise.index import ClassInfo, FileIndex
+from migrator.recognise.dataflow import flow_of, method_flow
+from migrator.recognise.index import ClassInfo, Definition, FileIndex
+from migrator.recognise.operations import MATMULS
+from migrator.recognise.syntax import FunctionNode
 from migrator.recognise.values import Value, strip
 
 _NOISY = frozenset({"DropPath", "StochasticDepth"})  # of timm and of torchvision
 _SILENT = frozenset({"torch.nn.Identity"})
+_MIXING = MATMULS | {"cat", "einsum", "module", "softmax"}
 _DRAWS = ("rand(", "rand_like(", "bernoulli", "dropout(")
 
 
@@ -88,10 +92,18 @@ def is_noise_of(info: ClassInfo) -> bool:
 
 def _only_draws(info: ClassInfo) -> bool:
     text = info.definition.text
-    called = [function.text for name, function in info.index.functions.items() if f"{name}(" in text]
+    called = [function for name, function in info.index.functions.items() if f"{name}(" in text]
     plain = all(not isinstance(inner, ast.Call) or _is_number(info.index, inner) for value in _held(info)
                 for inner in ast.walk(value))  # fmt: skip
-    return plain and "Parameter" not in text and any(word in one for one in (text, *called) for word in _DRAWS)
+    draws = any(word in one for one in (text, *(function.text for function in called)) for word in _DRAWS)
+    return plain and draws and "Parameter" not in text and not _mixes(info, called)
+
+
+def _mixes(info: ClassInfo, called: list[Definition]) -> bool:
+    """Whether positions or channels meet, so that dropout is only a part of what is computed."""
+    inner = [flow_of(info.index, one, one.tree) for one in called if isinstance(one.tree, FunctionNode)]
+    flows = [method_flow(info), *inner]
+    return any(flow is None or any(value.op in _MIXING for value in flow.values) for flow in flows)
 
 
 def _held(info: ClassInfo) -> Iterator[ast.expr]:
