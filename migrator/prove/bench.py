@@ -37,7 +37,7 @@ class Bench:
     tolerances: Tolerances = Tolerances()
     known: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _boxes: dict[str, Box] = field(default_factory=dict)
-    _defaults: dict[int, torch.dtype] = field(default_factory=dict)  # by the id of a case
+    _single: list[Case] = field(default_factory=list)  # cases that can't be built or run in float64 throughout
 
     @property
     def float64(self) -> Scale:
@@ -109,8 +109,8 @@ class Bench:
 
     def model(self, box: Box, case: Case, dtype: torch.dtype = torch.float64, **options: Any) -> Model:
         """The case's module in a box, and, where it has a path, the part of it that is meant."""
-        if dtype == torch.float64 and id(case) in self._defaults:
-            options.setdefault("default", self._defaults[id(case)])
+        if dtype == torch.float64 and any(case is one for one in self._single):
+            options.setdefault("default", torch.float32)
         return build(box, case.build, case.tensors, dtype=dtype, **options).at(case.path)
 
     def legacy(self, box: Box, case: Case) -> Model:
@@ -127,7 +127,7 @@ class Bench:
                 model.run(case.largest, grads=False)
             except BoxError:
                 raise error from None
-            self._defaults[id(case)] = torch.float32
+            self._single.append(case)
         return model
 
 

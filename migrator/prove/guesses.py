@@ -235,8 +235,8 @@ def _from_keys(index: FileIndex, info: ClassInfo) -> Iterator[Guess]:
     }  # fmt: skip
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_config(node.value)} - {"get"}
     names = {name for name in names if not name.startswith("__")}
+    inner = _nested(nodes)
     for found, spelled in ((keys, "dict"), (names, "types.SimpleNamespace")):
-        inner = _nested(nodes)
         for choice in _choices({name: inner.get(name) or _role(name) for name in sorted(found)}) if found else ():
             words = ", ".join(f"{key!r}: {value!r}" for key, value in choice.items())
             given = {name: repr(_role(name, note)[0]) for name, note in required}
@@ -267,14 +267,11 @@ def _nested(nodes: list[ast.AST]) -> dict[str, tuple[Any, ...]]:
 
 def _part_of_config(node: ast.expr) -> str:
     """`decoder` of `config.decoder` and `config["decoder"]`."""
-    if isinstance(node, ast.Attribute) and _is_config(node.value):
+    if not isinstance(node, ast.Attribute | ast.Subscript) or not _is_config(node.value):
+        return ""
+    if isinstance(node, ast.Attribute):
         return node.attr
-    keyed = isinstance(node, ast.Subscript) and _is_config(node.value) and isinstance(node.slice, ast.Constant)
-    return (
-        str(node.slice.value)
-        if keyed and isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
-        else ""
-    )
+    return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
 
 
 def _is_config(node: ast.expr) -> bool:

@@ -18,7 +18,7 @@ from migrator.recognise.noise import is_noise_of
 from migrator.recognise.operations import TRANSPARENT
 from migrator.recognise.pairs import Pairs
 from migrator.recognise.syntax import bind, once_assigned, parameters, stored_names
-from migrator.recognise.values import Flow, Value, walked
+from migrator.recognise.values import Flow, Value, place_of, walked
 
 _DEEP = 12  # calls inside of calls
 NESTED = 5  # sums and choices of tuples inside of one another
@@ -113,10 +113,8 @@ def settle(seen: Seen) -> Seen:
 
 def _item(seen: Seen) -> Seen:
     """The element of a tuple that a call gives out."""
-    place = seen.value.data
-    if isinstance(place, ast.Constant):
-        place = place.value
-    found = element(Seen(seen.value.args[0], seen.frame), place) if isinstance(place, int) and place >= 0 else None
+    place = place_of(seen.value)
+    found = element(Seen(seen.value.args[0], seen.frame), place) if place is not None and place >= 0 else None
     return found or seen
 
 

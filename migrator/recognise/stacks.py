@@ -17,7 +17,7 @@ from migrator.recognise.layers import Layer, layers
 from migrator.recognise.pairs import Pairs
 from migrator.recognise.runs import members, obstacle_of, run_obstacle
 from migrator.recognise.syntax import first_parameter
-from migrator.recognise.values import Flow, Value, strip, walked
+from migrator.recognise.values import Flow, Value, place_of, strip, walked
 
 _PASSING = (
     "dropout",
@@ -183,6 +183,9 @@ def _stack(index: FileIndex, info: ClassInfo, component: Component, block: Block
     norms_after = [_normed_inside(component) or _normed(index, info, flow, value) for flow, _, value, _ in runs]
     obstacle = obstacle_of(component, flow.function, statement, sum(value.op != "opaque" for _, _, value, _ in runs))
     normed = norms_after[0] if all(norms_after) else ""
+    if result.op == "module" and any(place_of(user) is not None for user in result.users):
+        seen = f"`{component.attribute}` gives out several results"
+        obstacle = obstacle or ("one-of-several", seen, "normalise the one that goes on by hand")
     if not normed and _given_out(flow, result):
         obstacle = obstacle or _unclear_end(index, info)
     return Stack(info, component, block, flow, entry, result, statement, normed, obstacle)
@@ -279,24 +282,12 @@ def _entry(value: Value, component: Component) -> Value | None:
 def call_of(body: Value) -> Value:
     """The call of a block, one of whose results may be what goes on."""
     body = strip(body)
-    if body.op == "unpack" or (body.op == "getitem" and _is_number(body.data)):
-        return strip(body.args[0])
-    return body
-
-
-def _is_number(place: object) -> bool:
-    """0 or -1, and no slice."""
-    node = place.operand if isinstance(place, ast.UnaryOp) else place
-    return isinstance(node, ast.Constant) and isinstance(node.value, int)
+    return strip(body.args[0]) if place_of(body) is not None else body
 
 
 def result_place(stack: Stack) -> int | None:
     """The place of what goes on among the results of a block, where it has several: 0 of `x, weights = block(x)`."""
-    body = strip(stack.result.args[2]) if stack.result.op == "looped" else stack.result
-    if body.op not in ("getitem", "unpack"):
-        return None
-    place = body.data if isinstance(body.data, int) else ast.literal_eval(ast.unparse(body.data))
-    return int(place)
+    return place_of(strip(stack.result.args[2]) if stack.result.op == "looped" else stack.result)
 
 
 def _over(called: Value) -> Value | None:

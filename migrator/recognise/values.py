@@ -178,6 +178,15 @@ def strip(value: Value) -> Value:
     return value
 
 
+def place_of(value: Value) -> int | None:
+    """The place of the one element that is taken: 0 of `x, y = z` and `z[0]`, -1 of `z[-1]`; None for anything else."""
+    place = value.data if value.op in ("unpack", "getitem") else None
+    sign = -1 if isinstance(place, ast.UnaryOp) and isinstance(place.op, ast.USub) else 1
+    inner = place.operand if isinstance(place, ast.UnaryOp) else place
+    number = inner.value if isinstance(inner, ast.Constant) else inner
+    return sign * number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
 def roots(value: Value) -> set[Value]:
     """The values whose memory a value shares, as far as views and branches go."""
     found: set[Value] = set()
